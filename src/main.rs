@@ -1,0 +1,3 @@
+//! The program: parse, log, run, exit code.
+
+fn main() {}
