@@ -19,7 +19,6 @@ pub mod id;
 pub mod limits;
 pub mod message;
 
-
 pub use holdings::Holdings;
 pub use id::{ChunkId, IndexId, NodeId};
 pub use message::Message;

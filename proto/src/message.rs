@@ -184,9 +184,9 @@ impl Message {
     /// The number of payload bytes that follow this message on the wire.
     pub fn payload(&self) -> usize {
         match self {
-            Message::Chunk { length, .. }
-            | Message::IndexPart { length, .. }
-            | Message::ChunkById { length, .. } => *length as usize,
+            Message::Chunk { length, .. } | Message::IndexPart { length, .. } | Message::ChunkById { length, .. } => {
+                *length as usize
+            }
             _ => 0,
         }
     }

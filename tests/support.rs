@@ -1,0 +1,9 @@
+//! What tests share: what a test needs of the machine, data to work on, the program as a process.
+#![allow(dead_code, unused_imports, reason = "a helper may be there before the test that uses it")]
+
+pub mod data;
+pub mod need;
+pub mod process;
+
+pub use need::{Need, require};
+pub use process::{Process, Ran, caswarm, run};
