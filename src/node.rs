@@ -1,1 +1,3 @@
-//! (to come)
+//! A running peer. (to come)
+
+pub mod fetch;

@@ -1,0 +1,105 @@
+//! The command line as typed. One subcommand a file: its `Args` and its `run`; what they do is the library's.
+
+pub mod demo;
+pub mod extract;
+pub mod make;
+pub mod node;
+pub mod status;
+
+mod logging;
+mod values;
+
+use std::path::PathBuf;
+
+use clap::{Parser, Subcommand};
+
+use crate::exit::Exit;
+use crate::state_dir::{StateDir, StateDirError};
+pub use values::{parse_boolean, parse_bytes};
+
+/// A LAN peer-to-peer network for casync images: each chunk crosses the Internet once.
+#[derive(Debug, Parser)]
+#[command(name = "caswarm", version, max_term_width = 110)]
+pub struct Cli {
+    /// What holds for every subcommand.
+    #[command(flatten)]
+    pub global: Global,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Options that every subcommand takes.
+#[derive(Debug, Clone, Default, clap::Args)]
+pub struct Global {
+    /// Say more on stderr; twice for every detail.
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    pub verbose: u8,
+    /// Say nothing but errors.
+    #[arg(short, long, global = true, conflicts_with = "verbose")]
+    pub quiet: bool,
+    /// What to log: a level (error, warn, info, debug, trace, or 0 to 7 as casync has them), or filters as in RUST_LOG.
+    #[arg(short, long, global = true, env = "CASYNC_LOG_LEVEL", value_name = "LEVEL")]
+    pub log_level: Option<String>,
+    /// Where a node keeps its key, its last known peers and its control socket
+    /// [default: /var/lib/caswarm for root, else $XDG_STATE_HOME/caswarm].
+    #[arg(long, global = true, env = "CASWARM_STATE_DIR", value_name = "DIR")]
+    pub state_dir: Option<PathBuf>,
+}
+
+impl Global {
+    /// The state directory of this run, not yet made.
+    ///
+    /// # Errors
+    /// When nothing says where it should be.
+    pub fn state_dir(&self) -> Result<StateDir, StateDirError> {
+        StateDir::find(self.state_dir.clone())
+    }
+}
+
+/// The subcommands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Cut an image into chunks: writes an index, its .id, and a store.
+    Make(make::Args),
+    /// Write the image that an index describes, from the nearest place that has each chunk.
+    Extract(extract::Args),
+    /// Stay and serve chunks to the neighbours.
+    Node(node::Args),
+    /// Show what the running node holds, whom it sees, and what went where.
+    Status(status::Args),
+    /// Show it all on this machine: an origin, several nodes, and where each byte came from.
+    Demo(demo::Args),
+}
+
+impl Cli {
+    /// Sets up logging and does what was asked.
+    ///
+    /// # Errors
+    /// Whatever stopped the subcommand; `main` prints the chain.
+    pub fn run(self) -> anyhow::Result<Exit> {
+        logging::start(&self.global);
+        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+        let done = runtime.block_on(async {
+            match self.command {
+                Command::Make(args) => make::run(args, &self.global).await,
+                Command::Extract(args) => extract::run(args, &self.global).await,
+                Command::Node(args) => node::run(args, &self.global).await,
+                Command::Status(args) => status::run(args, &self.global).await,
+                Command::Demo(args) => demo::run(args, &self.global).await,
+            }
+        });
+        runtime.shutdown_background();
+        done
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        super::Cli::command().debug_assert();
+    }
+}
