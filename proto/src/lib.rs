@@ -10,15 +10,18 @@
 //! - [`holdings`]: which positions of an index somebody holds.
 //! - [`election`]: who asks the origin.
 //! - [`exchange`]: who is asked for what, and when to ask another.
+//! - [`index_race`]: how a node gets the index itself.
 
 pub mod codec;
 pub mod election;
 pub mod exchange;
 pub mod holdings;
 pub mod id;
+pub mod index_race;
 pub mod limits;
 pub mod message;
 
+pub use exchange::Exchange;
 pub use holdings::Holdings;
 pub use id::{ChunkId, IndexId, NodeId};
 pub use message::Message;

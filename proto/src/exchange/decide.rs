@@ -1,0 +1,268 @@
+//! The decisions themselves: run whenever the shell asks what to do next.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use super::{Asked, Exchange, GiveUp, Output};
+use crate::election::GROUP;
+use crate::limits::WANT_POSITIONS;
+use crate::{Holdings, NodeId, Position, Time};
+
+/// Between two announcements, at least; with many peers more, so that announcing costs the same.
+const ANNOUNCE: Duration = Duration::from_millis(50);
+const ANNOUNCE_PER_PEER: Duration = Duration::from_millis(3);
+/// So many positions are announced at once, whatever the time.
+const ANNOUNCE_POSITIONS: u64 = 64;
+/// Between two looks at what is late.
+const LOOK: Duration = Duration::from_millis(50);
+/// A peer that owes answers and is silent for this long does not count as a holder any more.
+const SILENT: Duration = Duration::from_millis(1000);
+/// A neighbour that just came is waited for this long before the origin is asked.
+const NEWCOMER: Duration = Duration::from_millis(1500);
+/// What the origin has not answered after this is asked of a neighbour, if one has it meanwhile.
+const ORIGIN_LATE: Duration = Duration::from_millis(1000);
+/// How long a chunk that the origin does not have may turn up elsewhere.
+const ABSENT_PATIENCE: Duration = Duration::from_secs(5);
+/// Positions that fit nowhere are looked at so many times in a row, then the rest waits.
+const MISFITS: usize = 32;
+/// Groups that a node is at, at a time, so that a claim means that something is coming.
+const WORK_AHEAD: usize = 2;
+
+impl Asked {
+    /// Only the origin was asked, long ago.
+    fn origin_late(&self, now: Time) -> bool {
+        self.peers.is_empty() && self.origin.is_some_and(|asked_at| now.saturating_sub(asked_at) > ORIGIN_LATE)
+    }
+}
+
+impl Exchange {
+    pub(super) fn decide(&mut self, now: Time) {
+        if now.saturating_sub(self.decided_at) >= LOOK {
+            self.decided_at = now;
+            self.look_for_late(now);
+        }
+        self.ask_peers(now);
+        self.ask_origin(now);
+        self.announce(now);
+        self.conclude(now);
+    }
+
+    pub(super) fn announce_interval(&self) -> Duration {
+        ANNOUNCE + ANNOUNCE_PER_PEER * self.peers.len() as u32
+    }
+
+    fn announce(&mut self, now: Time) {
+        let due = now.saturating_sub(self.announced_at) >= self.announce_interval();
+        if !self.announce.is_empty() && (due || self.announce.len() >= ANNOUNCE_POSITIONS) {
+            self.announced_at = now;
+            let news = std::mem::take(&mut self.announce);
+            self.out.push_back(Output::Announce(Holdings::from(news)));
+        }
+    }
+
+    fn ask_peers(&mut self, now: Time) {
+        if self.askable.is_empty() {
+            return;
+        }
+        let mut asks: BTreeMap<NodeId, Vec<Position>> = BTreeMap::new();
+        let mut misfits = 0;
+        let mut refilled = false;
+        while self.in_flight < self.config.budget && misfits < MISFITS {
+            let Some(position) = self.picks.next(&self.askable) else {
+                if refilled || self.askable.is_empty() {
+                    break;
+                }
+                refilled = true;
+                self.picks.refill(&self.askable, &self.available);
+                continue;
+            };
+            match self.best_holder(position, &[], now) {
+                Some(peer) => {
+                    self.ask(position, peer, now);
+                    asks.entry(peer).or_default().push(position);
+                }
+                None => misfits += 1,
+            }
+        }
+        self.send_asks(asks);
+    }
+
+    fn send_asks(&mut self, asks: BTreeMap<NodeId, Vec<Position>>) {
+        for (peer, positions) in asks {
+            for part in positions.chunks(WANT_POSITIONS) {
+                self.out.push_back(Output::Ask(peer, part.to_vec()));
+            }
+        }
+    }
+
+    /// The holder that would deliver first and has room; `None` if there is none.
+    fn best_holder(&self, position: Position, except: &[NodeId], now: Time) -> Option<NodeId> {
+        let bytes = self.estimate(position);
+        let order = |id: &NodeId| id.0[31] ^ position as u8;
+        self.peers
+            .iter()
+            .filter(|(id, peer)| !except.contains(id) && peer.holdings.contains(position) && peer.room(now) > 0)
+            .min_by(|(a, x), (b, y)| x.wait_for(bytes).total_cmp(&y.wait_for(bytes)).then(order(a).cmp(&order(b))))
+            .map(|(id, _)| *id)
+    }
+
+    fn ask(&mut self, position: Position, peer: NodeId, now: Time) {
+        let bytes = self.estimate(position);
+        if let Some(known) = self.peers.get_mut(&peer) {
+            known.ask(position, bytes, now);
+        }
+        self.missing.remove(position);
+        self.askable.remove(position);
+        let asked = self.asked.entry(position).or_default();
+        if asked.peers.is_empty() && asked.origin.is_none() {
+            asked.bytes = bytes;
+            self.in_flight += bytes;
+        }
+        asked.peers.push(peer);
+    }
+
+    fn ask_origin(&mut self, now: Time) {
+        if self.missing.is_empty() || !self.origin.room(now) {
+            return;
+        }
+        let awaited = |joined: Time| now < joined + NEWCOMER;
+        if self.peers.values().any(|peer| !peer.answered && awaited(peer.joined_at)) {
+            self.origin.hold_until(now + Duration::from_millis(20));
+            return;
+        }
+        self.share.refresh(self.peers.iter().filter(|(_, peer)| peer.member()).map(|(id, _)| id));
+        let mut claims = Vec::new();
+        while self.origin.room(now) && self.in_flight < self.config.budget {
+            let Some(position) = self.next_from_origin(now, &mut claims) else { break };
+            let bytes = self.estimate(position);
+            self.origin.asked(bytes, now);
+            self.missing.remove(position);
+            let asked = self.asked.entry(position).or_default();
+            asked.origin = Some(now);
+            asked.bytes = bytes;
+            self.in_flight += bytes;
+            self.out.push_back(Output::AskOrigin(position));
+        }
+        if !claims.is_empty() {
+            self.out.push_front(Output::Claim(claims));
+        }
+    }
+
+    fn next_from_origin(&mut self, now: Time, claims: &mut Vec<u32>) -> Option<Position> {
+        loop {
+            while let Some(position) = self.share.next_position() {
+                if self.for_origin(position) {
+                    return Some(position);
+                }
+            }
+            if claims.len() >= WORK_AHEAD {
+                return None;
+            }
+            let (missing, available, origin) = (&self.missing, &self.available, &self.origin);
+            let wanted = |group: u32| {
+                let first = group * GROUP;
+                missing
+                    .range(first..first + GROUP)
+                    .filter(|position| available[*position as usize] == 0 && !origin.lacks(*position))
+                    .collect()
+            };
+            let peers = &self.peers;
+            let taken = |group: u32| {
+                peers.values().any(|peer| peer.claims.contains_key(&group) && peer.member() && !peer.claims_late(now))
+            };
+            claims.push(self.share.start_group(wanted, taken)?);
+        }
+    }
+
+    fn for_origin(&self, position: Position) -> bool {
+        self.missing.contains(position) && !self.available(position) && !self.origin.lacks(position)
+    }
+
+    /// Finds what is late and frees it to be asked elsewhere.
+    fn look_for_late(&mut self, now: Time) {
+        let own_wait = self.origin.waiting_for(now);
+        let mut silent = Vec::new();
+        for (id, peer) in &mut self.peers {
+            // When the origin is slow for this node too, it is the origin that is late, not the peer.
+            if !peer.suspect && peer.claims_late(now) && own_wait < Duration::from_millis(500) {
+                peer.suspect = true;
+                self.share.changed();
+            }
+            let owes = peer.stalled(now) && peer.silent_for(now) > SILENT.max(peer.late_after() * 2);
+            if !peer.discounted && owes {
+                silent.push(*id);
+            }
+        }
+        self.ask_late_elsewhere(now);
+        for id in silent {
+            self.fall_silent(id);
+        }
+    }
+
+    /// Asks a second holder for what the first is late with. The first answer wins.
+    fn ask_late_elsewhere(&mut self, now: Time) {
+        let hurry = self.missing.is_empty();
+        let mut late = Vec::new();
+        for peer in self.peers.values() {
+            let stalled = peer.stalled(now);
+            let allowed = if hurry { peer.late_after() } else { peer.late_after() * 2 };
+            for (position, (asked_at, _)) in &peer.outstanding {
+                if (stalled || now.saturating_sub(*asked_at) > allowed)
+                    && self.asked.get(position).is_some_and(|asked| asked.peers.len() == 1 && asked.origin.is_none())
+                {
+                    late.push(*position);
+                }
+            }
+        }
+        late.extend(self.asked.iter().filter(|(_, asked)| asked.origin_late(now)).map(|(position, _)| *position));
+        let mut asks: BTreeMap<NodeId, Vec<Position>> = BTreeMap::new();
+        for position in late {
+            let already = self.asked.get(&position).map(|asked| asked.peers.clone()).unwrap_or_default();
+            if let Some(peer) = self.best_holder(position, &already, now) {
+                self.stats.late += 1;
+                self.ask(position, peer, now);
+                asks.entry(peer).or_default().push(position);
+            }
+        }
+        self.send_asks(asks);
+    }
+
+    /// A peer owes answers and has said nothing for long: it is no holder until it speaks again, and what only it was
+    /// asked for is missing again.
+    fn fall_silent(&mut self, id: NodeId) {
+        let Some(mut peer) = self.peers.remove(&id) else { return };
+        self.discount(&mut peer);
+        let owed: Vec<Position> = peer.outstanding.keys().copied().collect();
+        for position in owed {
+            peer.answered_ask(position);
+            self.unask(position, super::Source::Peer(id));
+        }
+        self.peers.insert(id, peer);
+        self.share.changed();
+    }
+
+    fn conclude(&mut self, now: Time) {
+        if self.finished {
+            return;
+        }
+        if self.complete() {
+            self.finished = true;
+            self.out.push_back(Output::Complete);
+            return;
+        }
+        if !self.asked.is_empty() || !self.checking.is_empty() || !self.askable.is_empty() {
+            return;
+        }
+        let idle = now.saturating_sub(self.progress_at);
+        let lacking: Vec<Position> = self.missing.iter().filter(|p| self.origin.lacks(*p)).take(5).collect();
+        let reason = if !lacking.is_empty() && idle > ABSENT_PATIENCE {
+            GiveUp::Absent(lacking)
+        } else if idle > self.config.patience {
+            GiveUp::Unreachable(self.missing.len())
+        } else {
+            return;
+        };
+        self.finished = true;
+        self.out.push_back(Output::GiveUp(reason));
+    }
+}

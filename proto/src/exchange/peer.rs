@@ -1,0 +1,211 @@
+//! What is known of one peer: its holdings, its load, its pace, its claims. Decides nothing.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use roaring::RoaringBitmap;
+
+use crate::election::{GROUP, group_of};
+use crate::{Position, Time};
+
+/// A request is never called late before this.
+const EARLIEST_LATE: Duration = Duration::from_millis(250);
+/// A request is called late after this, whatever the peer's pace was.
+const LATEST_LATE: Duration = Duration::from_secs(3);
+/// A claim is never called late before this.
+const EARLIEST_LATE_CLAIM: Duration = Duration::from_secs(1);
+/// Gaps between signs of progress, times this, make a claim late.
+const CLAIM_GAPS: f64 = 4.0;
+/// The longest time that is waited for any progress with claims.
+const LATEST_LATE_CLAIM: f64 = 10.0;
+/// Bytes asked ahead of a peer whose pace is not known, and at least of any.
+const LEAST_WINDOW: u64 = 512 << 10;
+const MOST_WINDOW: u64 = 4 << 20;
+/// Seconds of a peer's pace that are asked ahead.
+const AHEAD: f64 = 0.25;
+/// Bytes a second assumed of a peer that has not sent anything yet.
+const UNKNOWN_RATE: f64 = 20e6;
+
+/// One peer of an exchange.
+#[derive(Debug)]
+pub(super) struct Peer {
+    /// It said what it holds.
+    pub(super) answered: bool,
+    /// It downloads, so it may be elected.
+    pub(super) downloads: bool,
+    /// It holds everything.
+    pub(super) complete: bool,
+    /// It can reach the origin, as far as it said.
+    pub(super) origin: bool,
+    /// Its holdings do not count as available: it is silent.
+    pub(super) discounted: bool,
+    /// It made no progress with its claims and is out of the election until it does.
+    pub(super) suspect: bool,
+    /// What it holds.
+    pub(super) holdings: RoaringBitmap,
+    /// What it was asked and when, and the bytes expected.
+    pub(super) outstanding: BTreeMap<Position, (Time, u64)>,
+    /// Groups that it is fetching from the origin, and since when.
+    pub(super) claims: BTreeMap<u32, Time>,
+    /// It is not asked before this.
+    pub(super) busy_until: Time,
+    /// When it joined.
+    pub(super) joined_at: Time,
+    outstanding_bytes: u64,
+    spoke_at: Time,
+    arrived_at: Time,
+    claim_progress_at: Time,
+    claim_gap: f64,
+    rate: Option<f64>,
+    busy_since: Time,
+    busy_bytes: u64,
+    latency: f64,
+    deviation: f64,
+}
+
+impl Peer {
+    pub(super) fn new(now: Time) -> Self {
+        Self {
+            answered: false,
+            downloads: false,
+            complete: false,
+            origin: true,
+            discounted: false,
+            suspect: false,
+            holdings: RoaringBitmap::new(),
+            outstanding: BTreeMap::new(),
+            claims: BTreeMap::new(),
+            busy_until: Duration::ZERO,
+            joined_at: now,
+            outstanding_bytes: 0,
+            spoke_at: now,
+            arrived_at: now,
+            claim_progress_at: now,
+            claim_gap: 0.0,
+            rate: None,
+            busy_since: now,
+            busy_bytes: 0,
+            latency: 0.0,
+            deviation: 0.0,
+        }
+    }
+
+    /// It said something.
+    pub(super) fn spoke(&mut self, now: Time) {
+        self.spoke_at = now;
+    }
+
+    /// It holds more. True if that belongs to its claims: it is alive as a fetcher.
+    pub(super) fn progressed(&mut self, news: &RoaringBitmap, now: Time) -> bool {
+        let mut touched = Vec::new();
+        if !self.claims.is_empty() {
+            touched.extend(news.iter().map(group_of).filter(|group| self.claims.contains_key(group)));
+            touched.dedup();
+        }
+        if touched.is_empty() {
+            return false;
+        }
+        for group in touched {
+            let first = group * GROUP;
+            let held = self.holdings.range_cardinality(first..first + GROUP);
+            if held + news.range_cardinality(first..first + GROUP) >= u64::from(GROUP) {
+                self.claims.remove(&group);
+            }
+        }
+        let gap = now.saturating_sub(self.claim_progress_at).as_secs_f64();
+        self.claim_gap += (gap - self.claim_gap) * 0.2;
+        self.claim_progress_at = now;
+        true
+    }
+
+    /// It starts on a group.
+    pub(super) fn claim(&mut self, group: u32, now: Time) {
+        if self.claims.is_empty() {
+            self.claim_progress_at = now;
+        }
+        self.claims.insert(group, now);
+    }
+
+    /// Whether its claims are overdue.
+    pub(super) fn claims_late(&self, now: Time) -> bool {
+        let gaps = Duration::from_secs_f64((self.claim_gap * CLAIM_GAPS).min(LATEST_LATE_CLAIM));
+        !self.claims.is_empty() && now.saturating_sub(self.claim_progress_at) > EARLIEST_LATE_CLAIM.max(gaps)
+    }
+
+    /// Notes a request.
+    pub(super) fn ask(&mut self, position: Position, bytes: u64, now: Time) {
+        if self.outstanding.is_empty() {
+            self.arrived_at = now;
+            self.busy_since = now;
+            self.busy_bytes = 0;
+        }
+        if self.outstanding.insert(position, (now, bytes)).is_none() {
+            self.outstanding_bytes += bytes;
+        }
+    }
+
+    /// A request is no longer outstanding; when it was made, or `None` if there was none.
+    pub(super) fn answered_ask(&mut self, position: Position) -> Option<Time> {
+        let (asked, bytes) = self.outstanding.remove(&position)?;
+        self.outstanding_bytes = self.outstanding_bytes.saturating_sub(bytes);
+        Some(asked)
+    }
+
+    /// Bytes of a chunk came: updates pace and latency.
+    pub(super) fn arrived(&mut self, position: Position, bytes: u64, now: Time) {
+        self.spoke(now);
+        if let Some(asked) = self.answered_ask(position) {
+            let took = now.saturating_sub(asked).as_secs_f64();
+            if self.latency == 0.0 {
+                self.latency = took;
+                self.deviation = took / 2.0;
+            } else {
+                self.deviation += ((took - self.latency).abs() - self.deviation) * 0.125;
+                self.latency += (took - self.latency) * 0.125;
+            }
+        }
+        self.arrived_at = now;
+        self.busy_bytes += bytes;
+        let busy = now.saturating_sub(self.busy_since).as_secs_f64();
+        if busy >= 0.1 || (self.outstanding.is_empty() && busy > 0.0) {
+            let seen = self.busy_bytes as f64 / busy.max(1e-4);
+            self.rate = Some(self.rate.map_or(seen, |rate| rate + (seen - rate) * 0.3));
+            self.busy_since = now;
+            self.busy_bytes = 0;
+        }
+    }
+
+    /// After how long without an answer a request to this peer is late.
+    pub(super) fn late_after(&self) -> Duration {
+        Duration::from_secs_f64(self.latency + 4.0 * self.deviation).clamp(EARLIEST_LATE, LATEST_LATE)
+    }
+
+    /// Whether it owes answers and none has come for too long.
+    pub(super) fn stalled(&self, now: Time) -> bool {
+        !self.outstanding.is_empty() && now.saturating_sub(self.arrived_at) > self.late_after()
+    }
+
+    /// How long nothing has come from it, of any kind.
+    pub(super) fn silent_for(&self, now: Time) -> Duration {
+        now.saturating_sub(self.arrived_at.max(self.spoke_at))
+    }
+
+    /// Bytes that may still be asked.
+    pub(super) fn room(&self, now: Time) -> u64 {
+        if now < self.busy_until || self.discounted || self.stalled(now) {
+            return 0;
+        }
+        let window = (self.rate.unwrap_or(0.0) * AHEAD) as u64;
+        window.clamp(LEAST_WINDOW, MOST_WINDOW).saturating_sub(self.outstanding_bytes)
+    }
+
+    /// Seconds until `bytes` more would be here.
+    pub(super) fn wait_for(&self, bytes: u64) -> f64 {
+        (self.outstanding_bytes + bytes) as f64 / self.rate.unwrap_or(UNKNOWN_RATE).max(1.0)
+    }
+
+    /// Whether the election counts it.
+    pub(super) fn member(&self) -> bool {
+        self.downloads && self.answered && self.origin && !self.complete && !self.suspect && !self.discounted
+    }
+}

@@ -1,0 +1,168 @@
+//! How one node gets an index whose id it knows: from a neighbour that has it, else from the origin by the one node
+//! elected for it. An index is 0.5–2 % of an image, so it too should cross the Internet once.
+//!
+//! Not here: fetching, and the check that what came has the id.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use crate::election::Election;
+use crate::{IndexId, NodeId, Time};
+
+/// How long neighbours have to show up before the origin is asked.
+const GRACE: Duration = Duration::from_millis(300);
+/// How long the elected node has, before the next rank takes over.
+const TURN: Duration = Duration::from_millis(1500);
+/// How long a neighbour has to deliver the index.
+const DELIVERY: Duration = Duration::from_secs(5);
+/// The ordinal under which the election is held: no group has it.
+const INDEX_GROUP: u32 = u32::MAX;
+
+/// What to do now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Step {
+    /// Send `GetIndex` to this neighbour.
+    AskPeer(NodeId),
+    /// Fetch it from the origin.
+    AskOrigin,
+}
+
+/// The way of one node to one index.
+#[derive(Debug)]
+pub struct IndexRace {
+    me: NodeId,
+    election: Election,
+    origin: bool,
+    opens_at: Time,
+    turn_at: Time,
+    /// Neighbours in the exchange: whether they have the index.
+    peers: BTreeMap<NodeId, bool>,
+    failed: Vec<NodeId>,
+    asked: Option<(NodeId, Time)>,
+    asked_origin: bool,
+}
+
+impl IndexRace {
+    /// Starts now. `origin` says whether there is an origin to ask at all.
+    pub fn new(me: NodeId, index: &IndexId, origin: bool, now: Time) -> Self {
+        Self {
+            me,
+            election: Election::new(index),
+            origin,
+            opens_at: now + GRACE,
+            turn_at: now + GRACE,
+            peers: BTreeMap::new(),
+            failed: Vec::new(),
+            asked: None,
+            asked_origin: false,
+        }
+    }
+
+    /// A neighbour wants the index too, or has it.
+    pub fn joined(&mut self, peer: NodeId, has_index: bool) {
+        self.peers.insert(peer, has_index);
+    }
+
+    /// A neighbour is gone.
+    pub fn left(&mut self, peer: NodeId) {
+        self.peers.remove(&peer);
+        self.peer_failed(peer);
+    }
+
+    /// A neighbour does not have the index after all, or sent something else.
+    pub fn peer_failed(&mut self, peer: NodeId) {
+        self.failed.push(peer);
+        if self.asked.is_some_and(|(asked, _)| asked == peer) {
+            self.asked = None;
+        }
+    }
+
+    /// The origin did not give the index; neighbours remain.
+    pub fn origin_failed(&mut self) {
+        self.origin = false;
+        self.asked_origin = false;
+    }
+
+    /// What to do now, if anything; the same step is not returned twice.
+    pub fn poll(&mut self, now: Time) -> Option<Step> {
+        if let Some((peer, since)) = self.asked {
+            if now < since + DELIVERY {
+                return None;
+            }
+            self.peer_failed(peer);
+        }
+        let owner = self.peers.iter().find(|(peer, has)| **has && !self.failed.contains(peer));
+        if let Some((&peer, _)) = owner {
+            self.asked = Some((peer, now));
+            return Some(Step::AskPeer(peer));
+        }
+        if self.asked_origin || !self.origin || now < self.opens_at {
+            return None;
+        }
+        let rank = self.rank();
+        if now < self.turn_at + TURN * rank {
+            return None;
+        }
+        self.asked_origin = true;
+        Some(Step::AskOrigin)
+    }
+
+    /// When to poll again at the latest.
+    pub fn poll_timeout(&self, now: Time) -> Time {
+        let next = if now < self.opens_at { self.opens_at } else { now + Duration::from_millis(100) };
+        next.min(now + Duration::from_millis(100))
+    }
+
+    /// How many neighbours come before this node in the election.
+    fn rank(&self) -> u32 {
+        let own = self.election.score(&self.me, INDEX_GROUP);
+        self.peers.keys().filter(|peer| self.election.score(peer, INDEX_GROUP) > own).count() as u32
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ME: NodeId = NodeId([1; 32]);
+    const INDEX: IndexId = IndexId([9; 32]);
+
+    fn ms(ms: u64) -> Time {
+        Time::from_millis(ms)
+    }
+
+    #[test]
+    fn alone_the_origin_is_asked_after_the_grace() {
+        let mut race = IndexRace::new(ME, &INDEX, true, ms(0));
+        assert_eq!(race.poll(ms(299)), None);
+        assert_eq!(race.poll(ms(300)), Some(Step::AskOrigin));
+        assert_eq!(race.poll(ms(9000)), None);
+    }
+
+    #[test]
+    fn a_neighbour_that_has_the_index_is_asked_at_once_and_the_next_when_it_fails() {
+        let mut race = IndexRace::new(ME, &INDEX, true, ms(0));
+        race.joined(NodeId([2; 32]), true);
+        race.joined(NodeId([3; 32]), true);
+        assert_eq!(race.poll(ms(1)), Some(Step::AskPeer(NodeId([2; 32]))));
+        race.peer_failed(NodeId([2; 32]));
+        assert_eq!(race.poll(ms(2)), Some(Step::AskPeer(NodeId([3; 32]))));
+        assert_eq!(race.poll(ms(4000)), None);
+        assert_eq!(race.poll(ms(6000)), Some(Step::AskOrigin), "a silent neighbour is given up");
+    }
+
+    #[test]
+    fn of_nodes_that_all_lack_it_one_asks_the_origin_and_the_next_rank_takes_over_from_the_late() {
+        let nodes: Vec<NodeId> = (1..=5).map(|n| NodeId([n; 32])).collect();
+        let mut races: Vec<IndexRace> = nodes.iter().map(|me| IndexRace::new(*me, &INDEX, true, ms(0))).collect();
+        for (race, me) in races.iter_mut().zip(&nodes) {
+            for peer in nodes.iter().filter(|peer| *peer != me) {
+                race.joined(*peer, false);
+            }
+        }
+        let asking = |races: &mut Vec<IndexRace>, at| races.iter_mut().filter_map(|race| race.poll(ms(at))).count();
+        assert_eq!(asking(&mut races, 300), 1);
+        assert_eq!(asking(&mut races, 1000), 0);
+        assert_eq!(asking(&mut races, 1800), 1);
+    }
+}
