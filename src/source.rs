@@ -1,11 +1,21 @@
-//! Everything that yields chunks: local stores, seeds, HTTP stores, peers.
+//! Everything that yields chunks: local stores, seeds, HTTP stores, peers. Nothing here decides which is asked first
+//! (that is the resolver) and nothing here trusts what it reads (that is [`crate::chunk::verify`]).
 
-use std::path::PathBuf;
+pub mod local_store;
+
+use std::io;
+use std::path::{Path, PathBuf};
 
 use futures::future::BoxFuture;
 use proto::ChunkId;
 
-use crate::chunk::Encoded;
+use crate::chunk::{Encoded, Encoding};
+
+/// The longest chunk that a casync index may name, uncompressed, in bytes.
+pub const MAX_CHUNK: u64 = 128 << 20;
+
+/// The longest chunk *file* that is read where the caller names no limit: compression may make noise a little longer.
+pub const MAX_CHUNK_FILE: u64 = MAX_CHUNK + (1 << 20);
 
 /// Somewhere that may have chunks.
 ///
@@ -46,4 +56,54 @@ pub enum SourceError {
         /// What the system said.
         reason: String,
     },
+}
+
+impl SourceError {
+    /// The local disk's answer about `path`.
+    pub(crate) fn io(path: impl AsRef<Path>, error: impl Into<io::Error>) -> Self {
+        Self::Io { path: path.as_ref().to_owned(), reason: error.into().to_string() }
+    }
+
+    /// A refusal by or about `place`.
+    pub(crate) fn refused(place: impl ToString, reason: impl ToString) -> Self {
+        Self::Refused { place: place.to_string(), reason: reason.to_string() }
+    }
+
+    /// A failure of `place` that may pass.
+    pub(crate) fn unavailable(place: impl ToString, reason: impl ToString) -> Self {
+        Self::Unavailable { place: place.to_string(), reason: reason.to_string() }
+    }
+}
+
+/// The suffix of compressed chunk files where the environment names no other (`CASYNC_COMPRESSED_CHUNK_SUFFIX`).
+pub const COMPRESSED_SUFFIX: &str = ".cacnk";
+
+/// The suffix of compressed chunk files: `$CASYNC_COMPRESSED_CHUNK_SUFFIX`, or `.cacnk`. A suffix with a slash, or none
+/// at all, would name other files than chunks and is ignored.
+pub fn compressed_suffix() -> String {
+    match std::env::var("CASYNC_COMPRESSED_CHUNK_SUFFIX") {
+        Ok(suffix) if !suffix.is_empty() && !suffix.contains(['/', '\0']) => suffix,
+        _ => COMPRESSED_SUFFIX.to_owned(),
+    }
+}
+
+/// Where a chunk lies below the top of a store, local or remote: its first four digits, a slash, its name, the suffix.
+pub(crate) fn chunk_path(id: &ChunkId, suffix: &str) -> String {
+    let mut path = String::with_capacity(5 + 64 + suffix.len());
+    let name = id.to_string();
+    path.push_str(&name[..4]);
+    path.push('/');
+    path.push_str(&name);
+    path.push_str(suffix);
+    path
+}
+
+/// How a compressed chunk file is compressed, by its first bytes; `None` if by nothing that casync writes.
+pub(crate) fn detect(bytes: &[u8]) -> Option<Encoding> {
+    match bytes {
+        [0x28, 0xb5, 0x2f, 0xfd, ..] => Some(Encoding::Zstd),
+        [0xfd, b'7', b'z', b'X', b'Z', 0, ..] => Some(Encoding::Xz),
+        [0x1f, 0x8b, ..] => Some(Encoding::Gzip),
+        _ => None,
+    }
 }
