@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, unreachable_pub)]
 
 mod support;
+mod transport;
 
 /// Every file here has to be a module of this file, or its tests would silently not run.
 #[test]
