@@ -7,6 +7,7 @@
 //! - *held*: verified, written, served to others;
 //! - *checking*: bytes arrived and are being verified;
 //! - *asked*: one peer or several, or the origin, or both, were asked and have not answered;
+//! - *postponed*: it may still turn up on this machine;
 //! - *missing*: none of these. It is *askable* while a peer that is not silent holds it.
 //!
 //! What nobody holds comes from the origin, fetched by the node that is elected for its group ([`crate::election`]).
@@ -124,6 +125,7 @@ pub struct Exchange {
     held: RoaringBitmap,
     missing: RoaringBitmap,
     askable: RoaringBitmap,
+    postponed: RoaringBitmap,
     checking: BTreeMap<Position, u64>,
     asked: BTreeMap<Position, Asked>,
     peers: BTreeMap<NodeId, Peer>,
@@ -174,6 +176,7 @@ impl Exchange {
             held,
             missing,
             askable: RoaringBitmap::new(),
+            postponed: RoaringBitmap::new(),
             checking: BTreeMap::new(),
             asked: BTreeMap::new(),
             peers: BTreeMap::new(),
@@ -188,6 +191,29 @@ impl Exchange {
             stats: Stats::default(),
             config,
         }
+    }
+
+    /// These may still turn up on this machine: they are not asked for until [`Exchange::want`] says so.
+    pub fn postpone(&mut self, positions: &RoaringBitmap) {
+        let positions = positions & &self.missing;
+        self.missing -= &positions;
+        self.askable -= &positions;
+        self.postponed |= positions;
+    }
+
+    /// These did not turn up on this machine. Without effect for positions that are not postponed.
+    pub fn want(&mut self, positions: impl IntoIterator<Item = Position>, now: Time) {
+        for position in positions {
+            if self.postponed.remove(position) {
+                self.miss(position);
+            }
+        }
+        self.progress_at = now;
+    }
+
+    /// Whether nothing is missing, asked or being checked. What is postponed does not count.
+    pub fn settled(&self) -> bool {
+        self.missing.is_empty() && self.asked.is_empty() && self.checking.is_empty()
     }
 
     /// A peer takes part. Its holdings are awaited before the origin is asked, for a moment.
@@ -354,6 +380,7 @@ impl Exchange {
         self.progress_at = now;
         self.withdraw(position);
         self.missing.remove(position);
+        self.postponed.remove(position);
         self.askable.remove(position);
         if self.lengths[position as usize] <= limits::SHARED_CHUNK_BYTES {
             self.announce.insert(position);
@@ -440,7 +467,8 @@ impl Exchange {
         let asked = self.asked.remove(&position);
         let unwanted = position as usize >= self.lengths.len()
             || self.held.contains(position)
-            || self.checking.contains_key(&position);
+            || self.checking.contains_key(&position)
+            || (asked.is_none() && self.in_flight > self.config.budget);
         if unwanted {
             self.stats.duplicates += 1;
             return false;
@@ -452,6 +480,7 @@ impl Exchange {
             }
         }
         self.missing.remove(position);
+        self.postponed.remove(position);
         self.askable.remove(position);
         self.checking.insert(position, bytes);
         self.in_flight += bytes;

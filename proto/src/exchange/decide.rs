@@ -250,7 +250,7 @@ impl Exchange {
             self.out.push_back(Output::Complete);
             return;
         }
-        if !self.asked.is_empty() || !self.checking.is_empty() || !self.askable.is_empty() {
+        if !self.asked.is_empty() || !self.checking.is_empty() || !self.askable.is_empty() || self.missing.is_empty() {
             return;
         }
         let idle = now.saturating_sub(self.progress_at);
