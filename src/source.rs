@@ -1,8 +1,13 @@
 //! Everything that yields chunks: local stores, seeds, HTTP stores, peers. Nothing here decides which is asked first
 //! (that is the resolver) and nothing here trusts what it reads (that is [`crate::chunk::verify`]).
 
+pub mod http;
+pub mod http_store;
 pub mod local_store;
+pub mod location;
+mod rate_limit;
 
+use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -106,4 +111,9 @@ pub(crate) fn detect(bytes: &[u8]) -> Option<Encoding> {
         [0x1f, 0x8b, ..] => Some(Encoding::Gzip),
         _ => None,
     }
+}
+
+/// A number that nobody else is likely to draw: for temporary names and jitter, not for secrets.
+pub(crate) fn random() -> u64 {
+    RandomState::new().hash_one(std::process::id())
 }

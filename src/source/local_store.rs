@@ -3,7 +3,6 @@
 //! in the middle, leave only whole chunks under chunk names. It does not look inside the chunks.
 
 use std::fs::File;
-use std::hash::{BuildHasher, RandomState};
 use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -15,7 +14,7 @@ use proto::ChunkId;
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, RenameFlags, Stat};
 use rustix::io::Errno;
 
-use super::{ChunkSource, MAX_CHUNK_FILE, SourceError, chunk_path, compressed_suffix, detect};
+use super::{ChunkSource, MAX_CHUNK_FILE, SourceError, chunk_path, compressed_suffix, detect, random};
 use crate::chunk::{Chunk, Encoded, Encoding};
 
 /// An open chunk store directory. Cheap to clone; all clones are one store. The methods block.
@@ -338,9 +337,4 @@ fn read_whole(mut file: File, size: u64) -> std::io::Result<Vec<u8>> {
     }
     bytes.truncate(filled);
     Ok(bytes)
-}
-
-/// A number that no other process is likely to draw.
-fn random() -> u64 {
-    RandomState::new().hash_one(std::process::id())
 }

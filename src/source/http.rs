@@ -1,0 +1,288 @@
+//! GET over HTTP/1.1 and HTTP/2 with everything a bad network or server can do kept in bounds: connections are kept and
+//! shared, answers are limited in length while they stream, what may pass is tried again. It knows nothing of chunks.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
+
+use bytes::Bytes;
+use reqwest::{StatusCode, Url, redirect};
+use tokio::time::Instant;
+
+use super::rate_limit::RateLimit;
+use super::{SourceError, random};
+
+/// How patient a client is.
+#[derive(Debug, Clone)]
+pub struct HttpOptions {
+    /// How long a connection may take to come up, TLS included.
+    pub connect_timeout: Duration,
+    /// How long there may be no byte before an answer, or its rest, is given up.
+    pub stall_timeout: Duration,
+    /// How often a request is sent at most; what may pass is 5xx, 429, time-outs, resets and half answers.
+    pub tries: u32,
+    /// The pause before the second try; it doubles with every further one, and varies by half.
+    pub backoff: Duration,
+    /// How many redirects are followed.
+    pub redirects: usize,
+    /// Bytes per second over all requests of this client; `None` means no limit.
+    pub rate_limit: Option<u64>,
+}
+
+impl Default for HttpOptions {
+    fn default() -> Self {
+        Self {
+            connect_timeout: Duration::from_secs(5),
+            stall_timeout: Duration::from_secs(15),
+            tries: 4,
+            backoff: Duration::from_millis(250),
+            redirects: 8,
+            rate_limit: None,
+        }
+    }
+}
+
+/// Keeps connections, counts bytes, limits the rate. Cheap to clone; all clones share all three.
+#[derive(Clone)]
+pub struct HttpClient {
+    client: reqwest::Client,
+    options: Arc<HttpOptions>,
+    rate_limit: Option<Arc<RateLimit>>,
+    received: Arc<AtomicU64>,
+}
+
+/// A server's answer to one request, its last try.
+#[derive(Debug, Clone)]
+pub(crate) struct Answer {
+    /// 200, 403, 404 or 410; every other status is an error.
+    pub(crate) status: StatusCode,
+    /// The whole body; of another status than 200, nothing.
+    pub(crate) body: Bytes,
+    /// From sending the last try to the head of its answer.
+    pub(crate) first_byte: Duration,
+    /// From the first try to the last byte.
+    pub(crate) total: Duration,
+}
+
+/// What became of one try.
+enum Failure {
+    Final(SourceError),
+    MayPass(String),
+}
+
+impl HttpClient {
+    /// A client with these options; proxies are taken from the environment, trusted certificates from the system (or
+    /// `SSL_CERT_FILE`).
+    ///
+    /// # Errors
+    /// `Refused` when TLS cannot be set up, such as for want of any trusted certificate.
+    pub fn new(options: HttpOptions) -> Result<Self, SourceError> {
+        let client = reqwest::Client::builder()
+            .user_agent(concat!("caswarm/", env!("CARGO_PKG_VERSION")))
+            .connect_timeout(options.connect_timeout)
+            .read_timeout(options.stall_timeout)
+            .redirect(redirect_policy(options.redirects))
+            .referer(false)
+            .http2_initial_stream_window_size(2 << 20)
+            .http2_initial_connection_window_size(16 << 20)
+            .build()
+            .map_err(|error| SourceError::refused("HTTP client", cause(&error)))?;
+        let rate_limit = options.rate_limit.map(|rate| Arc::new(RateLimit::new(rate)));
+        Ok(Self { client, options: Arc::new(options), rate_limit, received: Arc::default() })
+    }
+
+    /// Body bytes received so far, those of failed tries and cancelled requests included.
+    pub fn received(&self) -> u64 {
+        self.received.load(Relaxed)
+    }
+
+    /// Gets a whole file of at most `limit` bytes; `None` if the server says that there is none (404, 410).
+    ///
+    /// # Errors
+    /// `Refused` when trying again would not help, `Unavailable` when it did not.
+    pub async fn get_file(&self, url: &str, limit: u64) -> Result<Option<Bytes>, SourceError> {
+        let answer = self.get(url, limit).await?;
+        match answer.status {
+            StatusCode::OK => Ok(Some(answer.body)),
+            StatusCode::FORBIDDEN => Err(SourceError::refused(url, "the server forbids it (403)")),
+            _ => Ok(None),
+        }
+    }
+
+    pub(crate) async fn get(&self, url: &str, limit: u64) -> Result<Answer, SourceError> {
+        let parsed = Url::parse(url).map_err(|error| SourceError::refused(url, error))?;
+        let started = Instant::now();
+        let mut backoff = self.options.backoff;
+        let mut tried = 1;
+        loop {
+            let reason = match self.get_once(&parsed, limit, started).await {
+                Ok(answer) => return Ok(answer),
+                Err(Failure::Final(error)) => return Err(error),
+                Err(Failure::MayPass(reason)) => reason,
+            };
+            if tried >= self.options.tries {
+                let reason = if tried > 1 { format!("{reason} (tried {tried} times)") } else { reason };
+                return Err(SourceError::unavailable(url, reason));
+            }
+            tracing::debug!(url, reason, "trying again");
+            tokio::time::sleep(vary(backoff)).await;
+            backoff *= 2;
+            tried += 1;
+        }
+    }
+
+    async fn get_once(&self, url: &Url, limit: u64, started: Instant) -> Result<Answer, Failure> {
+        let sent = Instant::now();
+        let mut response = self.client.get(url.clone()).send().await.map_err(|error| self.judge(url, &error))?;
+        let first_byte = sent.elapsed();
+        let status = response.status();
+        match status {
+            StatusCode::OK => {}
+            StatusCode::NOT_FOUND | StatusCode::GONE | StatusCode::FORBIDDEN => {
+                self.drain(&mut response).await;
+                return Ok(Answer { status, body: Bytes::new(), first_byte, total: started.elapsed() });
+            }
+            _ if status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS => {
+                self.drain(&mut response).await;
+                return Err(Failure::MayPass(format!("the server answers {status}")));
+            }
+            _ => {
+                self.drain(&mut response).await;
+                return Err(Failure::Final(SourceError::refused(url, format!("the server answers {status}"))));
+            }
+        }
+        let too_long = || {
+            let reason = format!("the answer is longer than {limit} bytes, more than this file can have");
+            Failure::Final(SourceError::refused(url, reason))
+        };
+        let announced = response.content_length().unwrap_or(0);
+        if announced > limit {
+            return Err(too_long());
+        }
+        // What is announced is not yet there: memory is not taken on a server's word alone.
+        let mut body = Body::with_capacity(announced.min(256 << 10) as usize);
+        while let Some(part) = response.chunk().await.map_err(|error| self.judge(url, &error))? {
+            self.count(part.len()).await;
+            if body.len() as u64 + part.len() as u64 > limit {
+                return Err(too_long());
+            }
+            body.push(part);
+        }
+        Ok(Answer { status, body: body.finish(), first_byte, total: started.elapsed() })
+    }
+
+    /// Reads the rest of a short answer that nobody wants, so that its connection can be used again.
+    async fn drain(&self, response: &mut reqwest::Response) {
+        let mut left = 64 << 10;
+        while let Ok(Some(part)) = response.chunk().await {
+            self.count(part.len()).await;
+            if part.len() >= left {
+                return;
+            }
+            left -= part.len();
+        }
+    }
+
+    async fn count(&self, bytes: usize) {
+        self.received.fetch_add(bytes as u64, Relaxed);
+        if let Some(rate_limit) = &self.rate_limit {
+            rate_limit.pass(bytes as u64).await;
+        }
+    }
+
+    fn judge(&self, url: &Url, error: &reqwest::Error) -> Failure {
+        let said = cause(error);
+        let refused = |reason: String| Failure::Final(SourceError::refused(url, reason));
+        if error.is_redirect() {
+            return refused(said);
+        }
+        if error.is_builder() || error.is_request() && said.contains("invalid peer certificate") {
+            return refused(said);
+        }
+        if error.is_connect() && in_chain(error, "dns error") {
+            return refused(format!("the host name does not resolve: {said}"));
+        }
+        if error.is_timeout() && error.is_connect() {
+            return Failure::MayPass(format!("no connection within {:?}", self.options.connect_timeout));
+        }
+        if error.is_timeout() {
+            return Failure::MayPass(format!("no byte for {:?}", self.options.stall_timeout));
+        }
+        if error.is_connect() {
+            return Failure::MayPass(format!("no connection: {said}"));
+        }
+        Failure::MayPass(format!("the transfer broke off: {said}"))
+    }
+}
+
+/// A body as it comes. One that arrives in one piece, as most chunks do, is never copied.
+struct Body {
+    first: Bytes,
+    all: Vec<u8>,
+    capacity: usize,
+}
+
+impl Body {
+    fn with_capacity(capacity: usize) -> Self {
+        Self { first: Bytes::new(), all: Vec::new(), capacity }
+    }
+
+    fn len(&self) -> usize {
+        self.first.len() + self.all.len()
+    }
+
+    fn push(&mut self, part: Bytes) {
+        if self.len() == 0 {
+            self.first = part;
+            return;
+        }
+        if self.all.is_empty() {
+            self.all.reserve(self.capacity.max(self.first.len() + part.len()));
+            self.all.extend_from_slice(&std::mem::take(&mut self.first));
+        }
+        self.all.extend_from_slice(&part);
+    }
+
+    fn finish(self) -> Bytes {
+        if self.all.is_empty() { self.first } else { self.all.into() }
+    }
+}
+
+/// Follows so many redirects, and none from https to http: an index is trusted as far as its connection is.
+fn redirect_policy(most: usize) -> redirect::Policy {
+    redirect::Policy::custom(move |attempt| {
+        let secure = attempt.previous().iter().any(|url| url.scheme() == "https");
+        if attempt.previous().len() > most {
+            attempt.error(format!("more than {most} redirects"))
+        } else if secure && attempt.url().scheme() != "https" {
+            attempt.error("redirected from https to http")
+        } else {
+            attempt.follow()
+        }
+    })
+}
+
+/// What lies at the bottom of an error: the sentence that says most.
+fn cause(error: &reqwest::Error) -> String {
+    let mut bottom: &dyn std::error::Error = error;
+    while let Some(below) = bottom.source() {
+        bottom = below;
+    }
+    bottom.to_string()
+}
+
+fn in_chain(error: &reqwest::Error, words: &str) -> bool {
+    let mut next: Option<&dyn std::error::Error> = Some(error);
+    while let Some(error) = next {
+        if error.to_string().contains(words) {
+            return true;
+        }
+        next = error.source();
+    }
+    false
+}
+
+/// Between half of it and one and a half, so that machines that failed together do not come back together.
+fn vary(pause: Duration) -> Duration {
+    pause / 2 + pause.mul_f64((random() >> 11) as f64 / (1u64 << 53) as f64)
+}
