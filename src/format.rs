@@ -1,4 +1,7 @@
 //! casync on disk, pure code: no I/O here, only bytes to values and back.
 
+pub mod compression;
 pub mod digest;
+pub mod features;
 pub mod index;
+pub mod layout;
