@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use caswarm::node::discovery::{self, Discovery, DiscoveryConfig, DiscoveryEvent};
 use caswarm::node::identity::Identity;
 use caswarm::node::session::{self, SendError, Session, SessionConfig, SessionError};
 use caswarm::node::tls::TlsConfigs;
@@ -208,4 +209,64 @@ async fn a_payload_of_another_length_than_announced_is_not_sent() {
     let (a, _b) = pair().await;
     assert!(matches!(a.sender.try_send_chunk(chunk(4), Bytes::from_static(b"abc")), Err(SendError::Invalid(_))));
     assert!(matches!(a.sender.send(&chunk(4)), Err(SendError::Invalid(_))));
+}
+
+/// The next event about `node`, within `limit`.
+async fn event_about(
+    events: &mut tokio::sync::mpsc::Receiver<DiscoveryEvent>,
+    node: proto::NodeId,
+    limit: Duration,
+) -> DiscoveryEvent {
+    let wait = async {
+        loop {
+            match events.recv().await.expect("discovery ended") {
+                DiscoveryEvent::Found(found) if found.node != node => {}
+                DiscoveryEvent::Lost(lost) if lost != node => {}
+                DiscoveryEvent::Warning(_) => {}
+                event => return event,
+            }
+        }
+    };
+    tokio::time::timeout(limit, wait).await.expect("no event in time")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn neighbours_find_each_other_by_multicast_and_notice_a_goodbye() {
+    let (early, late) = (Identity::ephemeral(), Identity::ephemeral());
+    let named = |identity: &Identity, port, network: &str| {
+        let network = network.to_owned();
+        DiscoveryConfig { zone: "rack 1".into(), network, ..DiscoveryConfig::new(identity, port) }
+    };
+    let (here, mut events) = Discovery::start(named(&early, 4001, "t"));
+    let (_stranger, mut strange) = Discovery::start(named(&Identity::ephemeral(), 4003, "another"));
+    tokio::time::sleep(Duration::from_millis(500)).await;
+
+    let began = Instant::now();
+    let (there, _events) = Discovery::start(named(&late, 4002, "t"));
+    let event = event_about(&mut events, late.node_id(), Duration::from_secs(5)).await;
+    let took = began.elapsed();
+    let DiscoveryEvent::Found(found) = event else { panic!("{event:?}") };
+    assert!(took < Duration::from_secs(2), "{took:?}");
+    assert!(found.addresses.iter().all(|a| a.port() == 4002), "{found:?}");
+    assert_eq!((found.zone.as_str(), found.held), ("rack 1", 0));
+
+    let tag = discovery::tag("t", &IndexId([3; 32]));
+    there.update(77, vec![tag]);
+    loop {
+        let event = event_about(&mut events, late.node_id(), Duration::from_secs(8)).await;
+        let DiscoveryEvent::Found(found) = event else { panic!("{event:?}") };
+        if found.held == 77 {
+            assert_eq!(found.tags, [tag]);
+            break;
+        }
+    }
+
+    there.shutdown().await;
+    while event_about(&mut events, late.node_id(), Duration::from_secs(5)).await != DiscoveryEvent::Lost(late.node_id())
+    {
+    }
+    here.shutdown().await;
+    while let Ok(event) = strange.try_recv() {
+        assert!(!matches!(event, DiscoveryEvent::Found(_)), "{event:?}");
+    }
 }

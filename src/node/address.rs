@@ -1,0 +1,216 @@
+//! Addresses of nodes: as people type them, which may be talked to, and in which order they are tried.
+
+use std::fmt;
+use std::io;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::str::FromStr;
+
+use libp2p::Multiaddr;
+use libp2p::multiaddr::Protocol;
+use proto::NodeId;
+
+use super::identity::node_id_of;
+
+/// Addresses kept of one name or node; the rest are dropped.
+pub const ADDRESSES: usize = 16;
+
+/// The address of a node's session port as typed: `host:port`, `[v6]:port` or `/ip4/…/tcp/…[/p2p/…]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PeerAddress {
+    /// A name or an IP address.
+    pub host: String,
+    /// The TCP port.
+    pub port: u16,
+    /// Who has to answer there; `None` = whoever does.
+    pub node: Option<NodeId>,
+}
+
+/// What was wrong with a typed address.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is no address of a node: give host:port, [v6]:port or /ip4/ADDRESS/tcp/PORT[/p2p/PEERID]")]
+pub struct ParseAddressError(String);
+
+impl FromStr for PeerAddress {
+    type Err = ParseAddressError;
+
+    fn from_str(text: &str) -> Result<Self, ParseAddressError> {
+        let parsed = if text.starts_with('/') { multiaddr(text) } else { host_port(text) };
+        parsed.ok_or_else(|| ParseAddressError(text.chars().take(200).collect()))
+    }
+}
+
+impl fmt::Display for PeerAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.host.contains(':') {
+            write!(f, "[{}]:{}", self.host, self.port)
+        } else {
+            write!(f, "{}:{}", self.host, self.port)
+        }
+    }
+}
+
+impl PeerAddress {
+    /// The IP addresses behind it, in the order to try them.
+    pub async fn resolve(&self) -> io::Result<Vec<SocketAddr>> {
+        let mut found: Vec<_> = tokio::net::lookup_host((self.host.as_str(), self.port)).await?.collect();
+        order(&mut found);
+        Ok(found)
+    }
+}
+
+/// Whether the address is a LAN's: private, link-local, shared (100.64/10) or this machine's.
+pub fn is_private(ip: IpAddr) -> bool {
+    match ip.to_canonical() {
+        IpAddr::V4(ip) => {
+            let shared = ip.octets()[0] == 100 && ip.octets()[1] & 0xc0 == 64;
+            ip.is_private() || ip.is_link_local() || ip.is_loopback() || shared
+        }
+        IpAddr::V6(ip) => ip.is_loopback() || ip.is_unique_local() || ip.is_unicast_link_local(),
+    }
+}
+
+/// Whether a connection to the address can be meant at all: one host's, with a port.
+pub fn is_dialable(addr: SocketAddr) -> bool {
+    let ip = addr.ip().to_canonical();
+    let broadcast = matches!(ip, IpAddr::V4(ip) if ip.is_broadcast());
+    addr.port() != 0 && !ip.is_unspecified() && !ip.is_multicast() && !broadcast
+}
+
+/// Sorts addresses into the order to try them: IPv4 first, this machine's and link-local ones last in their family.
+/// Drops repetitions and what is more than [`ADDRESSES`].
+pub fn order(addresses: &mut Vec<SocketAddr>) {
+    for addr in addresses.iter_mut() {
+        *addr = canonical(*addr);
+    }
+    addresses.sort_by_key(|addr| (addr.is_ipv6(), is_last(addr.ip()), *addr));
+    addresses.dedup();
+    addresses.truncate(ADDRESSES);
+}
+
+/// The address without IPv6's clothing of IPv4, which a dual-stack listener puts on.
+pub fn canonical(addr: SocketAddr) -> SocketAddr {
+    match addr.ip().to_canonical() {
+        ip @ IpAddr::V4(_) => SocketAddr::new(ip, addr.port()),
+        IpAddr::V6(_) => addr,
+    }
+}
+
+fn is_last(ip: IpAddr) -> bool {
+    match ip {
+        IpAddr::V4(ip) => ip.is_loopback() || ip.is_link_local(),
+        IpAddr::V6(ip) => ip.is_loopback() || ip.is_unicast_link_local(),
+    }
+}
+
+fn host_port(text: &str) -> Option<PeerAddress> {
+    let (host, port) = text.rsplit_once(':')?;
+    let host = match host.strip_prefix('[') {
+        Some(v6) => v6.strip_suffix(']').filter(|v6| v6.split('%').next().unwrap_or("").parse::<Ipv6Addr>().is_ok())?,
+        None => host,
+    };
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-._".contains(c);
+    if host.is_empty() || (!text.starts_with('[') && !host.chars().all(plain)) {
+        return None;
+    }
+    port_of(port).map(|port| PeerAddress { host: host.to_owned(), port, node: None })
+}
+
+fn port_of(text: &str) -> Option<u16> {
+    text.parse().ok().filter(|port| *port != 0)
+}
+
+fn multiaddr(text: &str) -> Option<PeerAddress> {
+    let addr: Multiaddr = text.parse().ok()?;
+    let mut parts = addr.iter();
+    let host = match parts.next()? {
+        Protocol::Ip4(ip) => ip.to_string(),
+        Protocol::Ip6(ip) => ip.to_string(),
+        Protocol::Dns(name) | Protocol::Dns4(name) | Protocol::Dns6(name) => name.into_owned(),
+        _ => return None,
+    };
+    let Protocol::Tcp(port @ 1..) = parts.next()? else { return None };
+    let node = match parts.next() {
+        None => None,
+        Some(Protocol::P2p(peer)) => Some(node_id_of(peer)?),
+        Some(_) => return None,
+    };
+    parts.next().is_none().then_some(PeerAddress { host, port, node })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::identity::Identity;
+    use super::*;
+
+    #[test]
+    fn every_form_of_address_is_understood() {
+        let identity = Identity::ephemeral();
+        let peer = format!("/ip4/10.0.0.1/tcp/77/p2p/{}", identity.peer_id());
+        for (text, host, port, node) in [
+            ("10.0.0.1:77", "10.0.0.1", 77, None),
+            ("host-1.example:77", "host-1.example", 77, None),
+            ("[fe80::1]:77", "fe80::1", 77, None),
+            ("[fe80::1%eth0]:77", "fe80::1%eth0", 77, None),
+            ("/ip6/fd00::1/tcp/77", "fd00::1", 77, None),
+            ("/dns4/h/tcp/77", "h", 77, None),
+            (&peer, "10.0.0.1", 77, Some(identity.node_id())),
+        ] {
+            assert_eq!(text.parse(), Ok(PeerAddress { host: host.into(), port, node }), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_address_is_refused_with_its_text() {
+        for text in [
+            "",
+            "host",
+            ":77",
+            "host:0",
+            "host:x",
+            "host:70000",
+            "fe80::1:77",
+            "[x]:77",
+            "/ip4/1.2.3.4/udp/7",
+            "/ip4/1.2.3.4/tcp/0",
+            "/ip4/1.2.3.4/tcp/7/ws",
+            "http://host:77",
+            "/",
+        ] {
+            let error = text.parse::<PeerAddress>().unwrap_err();
+            assert!(error.to_string().contains(text), "{error}");
+        }
+    }
+
+    #[test]
+    fn only_addresses_of_a_lan_are_private() {
+        for ip in [
+            "10.1.2.3",
+            "172.31.0.1",
+            "192.168.0.1",
+            "169.254.1.1",
+            "127.0.0.1",
+            "100.64.0.1",
+            "::1",
+            "fe80::1",
+            "fd00::1",
+            "::ffff:10.0.0.1",
+        ] {
+            assert!(is_private(ip.parse().unwrap()), "{ip}");
+        }
+        for ip in ["8.8.8.8", "172.32.0.1", "100.128.0.1", "2001:db8::1", "::ffff:8.8.8.8", "0.0.0.0"] {
+            assert!(!is_private(ip.parse().unwrap()), "{ip}");
+        }
+    }
+
+    #[test]
+    fn ipv4_is_tried_first_and_nothing_twice() {
+        let mut addresses: Vec<SocketAddr> =
+            ["[fe80::1]:1", "[fd00::1]:1", "127.0.0.1:1", "10.0.0.1:1", "[::ffff:10.0.0.1]:1"]
+                .iter()
+                .map(|a| a.parse().unwrap())
+                .collect();
+        order(&mut addresses);
+        let texts: Vec<_> = addresses.iter().map(ToString::to_string).collect();
+        assert_eq!(texts, ["10.0.0.1:1", "127.0.0.1:1", "[fd00::1]:1", "[fe80::1]:1"]);
+    }
+}
