@@ -1,6 +1,7 @@
 //! A running peer. (to come)
 
 pub mod address;
+pub mod dht;
 pub mod discovery;
 pub mod fetch;
 pub mod frame;

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use caswarm::node::dht::{self, DhtConfig, DhtEvent};
 use caswarm::node::discovery::{self, Discovery, DiscoveryConfig, DiscoveryEvent};
 use caswarm::node::identity::Identity;
 use caswarm::node::session::{self, SendError, Session, SessionConfig, SessionError};
@@ -269,4 +270,49 @@ async fn neighbours_find_each_other_by_multicast_and_notice_a_goodbye() {
     while let Ok(event) = strange.try_recv() {
         assert!(!matches!(event, DiscoveryEvent::Found(_)), "{event:?}");
     }
+}
+
+fn dht(server: bool, session_port: u16) -> DhtConfig {
+    let listen = "127.0.0.1".parse().unwrap();
+    DhtConfig { listen, server, ..DhtConfig::new(Identity::ephemeral(), session_port) }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_provider_is_found_through_a_node_in_the_middle() {
+    let (left, middle, right) = (dht(false, 5001), dht(true, 0), dht(false, 5003));
+    let provider = left.identity.node_id();
+    let middle_id = middle.identity.node_id();
+    let (left, _left_events) = dht::start(left).await.unwrap();
+    let (middle, _middle_events) = dht::start(middle).await.unwrap();
+    let (right, mut events) = dht::start(right).await.unwrap();
+    let index = IndexId([8; 32]);
+
+    // Announced and searched before anybody is known: both have to be made up for.
+    left.provide(index);
+    right.find_providers(index);
+    let middle_addr = SocketAddr::from(([127, 0, 0, 1], middle.port()));
+    left.add_peer(middle_id, middle_addr);
+    tokio::time::sleep(Duration::from_millis(700)).await;
+    let began = Instant::now();
+    right.add_peer(middle_id, middle_addr);
+
+    let wait = async {
+        loop {
+            match events.recv().await.expect("the DHT ended") {
+                DhtEvent::Provider { index, node, addr } => return (index, node, addr),
+                DhtEvent::Joined => {}
+            }
+        }
+    };
+    let found = tokio::time::timeout(Duration::from_secs(10), wait).await.expect("not found in time");
+    assert_eq!(found, (index, provider, SocketAddr::from(([127, 0, 0, 1], 5001))));
+    assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+}
+
+#[tokio::test]
+async fn a_taken_port_is_told() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = taken.local_addr().unwrap().port();
+    let error = dht::start(DhtConfig { port, ..dht(false, 0) }).await.unwrap_err();
+    assert!(error.to_string().contains(&port.to_string()), "{error}");
 }

@@ -1,0 +1,504 @@
+//! Which nodes hold or want an index, beyond the reach of multicast: libp2p's Kademlia, with a provider record per index.
+//!
+//! All of libp2p's networking is in this module. It carries no chunks and no messages of `proto`; what it finds are nodes
+//! and the addresses of their session ports. Addresses that others tell are not believed: a node is dialled at the IP
+//! address from which it was heard, at the ports it told.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::num::NonZeroUsize;
+use std::time::{Duration, Instant};
+
+use futures::StreamExt;
+use libp2p::connection_limits::{self, ConnectionLimits};
+use libp2p::kad::store::{MemoryStore, MemoryStoreConfig, RecordStore};
+use libp2p::kad::{self, GetProvidersOk, InboundRequest, Mode, ProviderRecord, QueryResult, RecordKey, StoreInserts};
+use libp2p::multiaddr::Protocol;
+use libp2p::swarm::dial_opts::{DialOpts, PeerCondition};
+use libp2p::swarm::{NetworkBehaviour, SwarmEvent};
+use libp2p::{Multiaddr, PeerId, StreamProtocol, Swarm, identify, noise, ping, tcp, yamux};
+use proto::{IndexId, NodeId};
+use sha2::{Digest, Sha256};
+use tokio::sync::mpsc;
+
+use super::address;
+use super::identity::{Identity, node_id_of, peer_id_of};
+
+/// How long a provider record lives without being renewed.
+const RECORD_TTL: Duration = Duration::from_secs(15 * 60);
+
+/// How often a provider record is renewed.
+const RENEWAL: Duration = Duration::from_secs(5 * 60);
+
+/// How long one question to the network may take.
+const QUERY: Duration = Duration::from_secs(10);
+
+/// How long a search is repeated when nodes become known.
+const SEARCH: Duration = Duration::from_secs(60);
+
+/// How long to wait for more nodes to become known before telling and asking them.
+const GATHER: Duration = Duration::from_millis(100);
+
+/// Indexes kept for others, and nodes kept of each.
+const KEYS: usize = 2048;
+const PROVIDERS_PER_KEY: usize = 32;
+
+/// Indexes of our own that are announced or searched at a time; more are refused.
+pub const INDEXES: usize = 256;
+
+/// Nodes whose session address is remembered, or waited for.
+const NODES: usize = 1024;
+
+/// Connections of all kinds.
+const CONNECTIONS: u32 = 128;
+
+/// What the DHT part of a node is told.
+#[derive(Debug, Clone)]
+pub struct DhtConfig {
+    /// The node.
+    pub identity: Identity,
+    /// Where to listen; unspecified = every interface.
+    pub listen: IpAddr,
+    /// The TCP port to listen on; 0 = any.
+    pub port: u16,
+    /// Whether to keep records for others. False: only ask and announce.
+    pub server: bool,
+    /// The network's name; networks do not see each other's records.
+    pub network: String,
+    /// The TCP port on which this node accepts sessions; 0 = it does not.
+    pub session_port: u16,
+    /// Whether nodes at public addresses are talked to.
+    pub public: bool,
+}
+
+impl DhtConfig {
+    /// The usual settings: default network, any port, every interface, private addresses, no records for others.
+    pub fn new(identity: Identity, session_port: u16) -> Self {
+        let listen = Ipv4Addr::UNSPECIFIED.into();
+        Self { identity, listen, port: 0, server: false, network: String::new(), session_port, public: false }
+    }
+}
+
+/// What the DHT has to tell.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum DhtEvent {
+    /// A node announced that it holds or wants an index. Told again whenever it is found again.
+    Provider {
+        /// The index searched for.
+        index: IndexId,
+        /// The node.
+        node: NodeId,
+        /// Its session port, at the IP address from which it was heard.
+        addr: SocketAddr,
+    },
+    /// A node that keeps records became known: the DHT is of use from now on.
+    Joined,
+}
+
+/// Why there is no DHT.
+#[derive(Debug, thiserror::Error)]
+pub enum DhtError {
+    /// The port is taken, or there is no such address.
+    #[error("DHT: cannot listen on {addr}: {reason}")]
+    Listen {
+        /// Where.
+        addr: SocketAddr,
+        /// What the system said.
+        reason: String,
+    },
+    /// libp2p could not be set up.
+    #[error("DHT: {0}")]
+    Setup(String),
+}
+
+/// The running DHT; it ends when the last clone is dropped.
+#[derive(Debug, Clone)]
+pub struct DhtHandle {
+    commands: mpsc::Sender<Command>,
+    port: u16,
+}
+
+#[derive(Debug)]
+enum Command {
+    AddPeer(NodeId, SocketAddr),
+    Provide(IndexId),
+    Withdraw(IndexId),
+    Find(IndexId),
+}
+
+impl DhtHandle {
+    /// The TCP port of its listener, for our `Hello`.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// Makes a node known, by the address of its DHT port.
+    pub fn add_peer(&self, node: NodeId, addr: SocketAddr) {
+        self.command(Command::AddPeer(node, addr));
+    }
+
+    /// Announces that this node holds or wants the index, now and until withdrawn.
+    pub fn provide(&self, index: IndexId) {
+        self.command(Command::Provide(index));
+    }
+
+    /// No longer announces the index. Others forget within a quarter of an hour.
+    pub fn withdraw(&self, index: IndexId) {
+        self.command(Command::Withdraw(index));
+    }
+
+    /// Searches for nodes that hold or want the index: now, and for a minute whenever further nodes become known.
+    pub fn find_providers(&self, index: IndexId) {
+        self.command(Command::Find(index));
+    }
+
+    /// What is said faster than it can be done is dropped: every command is repeated by those who need it.
+    fn command(&self, command: Command) {
+        if let Err(error) = self.commands.try_send(command) {
+            tracing::debug!(%error, "DHT command dropped");
+        }
+    }
+}
+
+/// Starts the DHT; has to be called within a tokio runtime. Returns once it listens.
+pub async fn start(config: DhtConfig) -> Result<(DhtHandle, mpsc::Receiver<DhtEvent>), DhtError> {
+    let addr = SocketAddr::new(config.listen, config.port);
+    let failed = |reason: String| DhtError::Listen { addr, reason };
+    let mut swarm = swarm(&config)?;
+    swarm.listen_on(multiaddr(addr)).map_err(|e| failed(e.to_string()))?;
+    let port = loop {
+        match swarm.select_next_some().await {
+            SwarmEvent::NewListenAddr { address, .. } => {
+                note_own(&mut swarm, &config, &address);
+                break socket_addr(&address).map_or(0, |addr| addr.port());
+            }
+            SwarmEvent::ListenerError { error, .. } => return Err(failed(error.to_string())),
+            SwarmEvent::ListenerClosed { reason: Err(error), .. } => return Err(failed(error.to_string())),
+            _ => {}
+        }
+    };
+    let (commands, receiver) = mpsc::channel(1024);
+    let (events, told) = mpsc::channel(1024);
+    let dht = Dht {
+        swarm,
+        config,
+        events,
+        remote: BTreeMap::new(),
+        sessions: BTreeMap::new(),
+        waiting: BTreeMap::new(),
+        provided: BTreeSet::new(),
+        sought: BTreeMap::new(),
+        repeat: None,
+    };
+    tokio::spawn(dht.run(receiver));
+    Ok((DhtHandle { commands, port }, told))
+}
+
+#[derive(NetworkBehaviour)]
+struct Behaviour {
+    limits: connection_limits::Behaviour,
+    kad: kad::Behaviour<MemoryStore>,
+    identify: identify::Behaviour,
+    ping: ping::Behaviour,
+}
+
+struct Dht {
+    swarm: Swarm<Behaviour>,
+    config: DhtConfig,
+    events: mpsc::Sender<DhtEvent>,
+    /// From which IP address connected nodes are heard.
+    remote: BTreeMap<PeerId, IpAddr>,
+    /// Where the sessions of nodes are accepted that were heard of.
+    sessions: BTreeMap<PeerId, SocketAddr>,
+    /// Nodes found, whose session address is not known yet, and for which index.
+    waiting: BTreeMap<PeerId, BTreeSet<IndexId>>,
+    provided: BTreeSet<IndexId>,
+    /// Until when indexes are searched.
+    sought: BTreeMap<IndexId, Instant>,
+    /// When to announce and search again because of new nodes.
+    repeat: Option<Instant>,
+}
+
+impl Dht {
+    async fn run(mut self, mut commands: mpsc::Receiver<Command>) {
+        loop {
+            let repeat = self.repeat;
+            tokio::select! {
+                command = commands.recv() => match command {
+                    Some(command) => self.command(command),
+                    None => return,
+                },
+                event = self.swarm.select_next_some() => self.event(event),
+                () = tokio::time::sleep_until(repeat.unwrap_or_else(Instant::now).into()), if repeat.is_some() => {
+                    self.repeat = None;
+                    self.repeat();
+                }
+            }
+        }
+    }
+
+    fn command(&mut self, command: Command) {
+        match command {
+            Command::AddPeer(node, addr) => {
+                let Some(peer) = peer_id_of(node).filter(|_| self.allowed(addr)) else { return };
+                self.dial(peer, vec![multiaddr(addr)]);
+            }
+            Command::Provide(index) => {
+                if self.provided.len() < INDEXES && self.provided.insert(index) {
+                    self.provide(index);
+                }
+            }
+            Command::Withdraw(index) => {
+                if self.provided.remove(&index) {
+                    self.swarm.behaviour_mut().kad.stop_providing(&key(index));
+                }
+            }
+            Command::Find(index) => {
+                let now = Instant::now();
+                self.sought.retain(|_, until| *until > now);
+                if self.sought.len() < INDEXES {
+                    self.sought.insert(index, now + SEARCH);
+                    self.find(index);
+                }
+            }
+        }
+    }
+
+    fn provide(&mut self, index: IndexId) {
+        if let Err(error) = self.swarm.behaviour_mut().kad.start_providing(key(index)) {
+            tracing::debug!(%error, %index, "not announced in the DHT");
+        }
+    }
+
+    fn find(&mut self, index: IndexId) {
+        self.swarm.behaviour_mut().kad.get_providers(key(index));
+    }
+
+    /// Tells and asks those who became known meanwhile.
+    fn repeat(&mut self) {
+        for index in self.provided.clone() {
+            self.provide(index);
+        }
+        let now = Instant::now();
+        self.sought.retain(|_, until| *until > now);
+        for index in self.sought.keys().copied().collect::<Vec<_>>() {
+            self.find(index);
+        }
+    }
+
+    fn event(&mut self, event: SwarmEvent<BehaviourEvent>) {
+        match event {
+            SwarmEvent::NewListenAddr { address, .. } => note_own(&mut self.swarm, &self.config, &address),
+            SwarmEvent::ExpiredListenAddr { address, .. } => self.swarm.remove_external_address(&address),
+            SwarmEvent::ConnectionEstablished { peer_id, endpoint, .. } => {
+                match socket_addr(endpoint.get_remote_address()).filter(|addr| self.allowed(*addr)) {
+                    Some(addr) => drop(self.remote.insert(peer_id, addr.ip())),
+                    None => drop(self.swarm.disconnect_peer_id(peer_id)),
+                }
+            }
+            SwarmEvent::ConnectionClosed { peer_id, num_established: 0, .. } => {
+                self.remote.remove(&peer_id);
+                self.waiting.remove(&peer_id);
+            }
+            SwarmEvent::OutgoingConnectionError { peer_id: Some(peer_id), error, .. } => {
+                tracing::debug!(%peer_id, %error, "DHT node not reached");
+                if !self.remote.contains_key(&peer_id) {
+                    self.waiting.remove(&peer_id);
+                }
+            }
+            SwarmEvent::Behaviour(BehaviourEvent::Identify(identify::Event::Received { peer_id, info, .. })) => {
+                self.identified(peer_id, &info);
+            }
+            SwarmEvent::Behaviour(BehaviourEvent::Kad(event)) => self.kad_event(event),
+            _ => {}
+        }
+    }
+
+    /// A connected node said what it is: where its sessions are accepted, and whether it keeps records.
+    fn identified(&mut self, peer: PeerId, info: &identify::Info) {
+        let Some(&ip) = self.remote.get(&peer) else { return };
+        let kad = kad_protocol(&self.config.network);
+        if info.protocols.iter().any(|protocol| *protocol == kad) {
+            for addr in heard_at(ip, &info.listen_addrs) {
+                self.swarm.behaviour_mut().kad.add_address(&peer, addr);
+            }
+        }
+        let Some(port) = session_port(&info.agent_version) else { return };
+        let addr = SocketAddr::new(ip, port);
+        if self.sessions.len() >= NODES {
+            self.sessions.pop_first();
+        }
+        self.sessions.insert(peer, addr);
+        for index in self.waiting.remove(&peer).unwrap_or_default() {
+            self.tell(index, peer, addr);
+        }
+    }
+
+    fn kad_event(&mut self, event: kad::Event) {
+        match event {
+            kad::Event::OutboundQueryProgressed { result: QueryResult::GetProviders(Ok(found)), .. } => {
+                if let GetProvidersOk::FoundProviders { key, providers } = found {
+                    self.found(&key, providers);
+                }
+            }
+            kad::Event::InboundRequest { request: InboundRequest::AddProvider { record: Some(record) } } => {
+                self.keep(record);
+            }
+            kad::Event::RoutingUpdated { is_new_peer: true, .. } => {
+                self.events.try_send(DhtEvent::Joined).ok();
+                self.repeat.get_or_insert(Instant::now() + GATHER);
+            }
+            _ => {}
+        }
+    }
+
+    fn found(&mut self, key: &RecordKey, providers: impl IntoIterator<Item = PeerId>) {
+        let Ok(index) = <[u8; 32]>::try_from(key.as_ref()).map(IndexId) else { return };
+        let local = *self.swarm.local_peer_id();
+        for peer in providers.into_iter().filter(|peer| *peer != local).take(NODES) {
+            if let Some(&addr) = self.sessions.get(&peer) {
+                self.tell(index, peer, addr);
+                continue;
+            }
+            if self.waiting.len() >= NODES && !self.waiting.contains_key(&peer) {
+                continue;
+            }
+            self.waiting.entry(peer).or_default().insert(index);
+            let records = self.swarm.behaviour_mut().kad.store_mut().providers(key);
+            let kept = records.into_iter().find(|record| record.provider == peer);
+            self.dial(peer, kept.map(|record| record.addresses).unwrap_or_default());
+        }
+    }
+
+    /// Keeps what a node announced, with the address from which we hear it in place of those that it claims.
+    fn keep(&mut self, mut record: ProviderRecord) {
+        let Some(&ip) = self.remote.get(&record.provider) else { return };
+        record.addresses = heard_at(ip, &record.addresses);
+        if let Err(error) = self.swarm.behaviour_mut().kad.store_mut().add_provider(record) {
+            tracing::debug!(%error, "DHT record not kept");
+        }
+    }
+
+    fn dial(&mut self, peer: PeerId, addresses: Vec<Multiaddr>) {
+        let options = DialOpts::peer_id(peer)
+            .condition(PeerCondition::DisconnectedAndNotDialing)
+            .addresses(addresses)
+            .extend_addresses_through_behaviour()
+            .build();
+        if let Err(error) = self.swarm.dial(options) {
+            tracing::debug!(%peer, %error, "DHT node not dialled");
+        }
+    }
+
+    fn tell(&self, index: IndexId, peer: PeerId, addr: SocketAddr) {
+        if let Some(node) = node_id_of(peer) {
+            self.events.try_send(DhtEvent::Provider { index, node, addr }).ok();
+        }
+    }
+
+    fn allowed(&self, addr: SocketAddr) -> bool {
+        address::is_dialable(addr) && (self.config.public || address::is_private(addr.ip()))
+    }
+}
+
+fn swarm(config: &DhtConfig) -> Result<Swarm<Behaviour>, DhtError> {
+    let setup = |e: &dyn std::fmt::Display| DhtError::Setup(e.to_string());
+    let swarm = libp2p::SwarmBuilder::with_existing_identity(config.identity.keypair().clone())
+        .with_tokio()
+        .with_tcp(tcp::Config::default().nodelay(true), noise::Config::new, yamux::Config::default)
+        .map_err(|e| setup(&e))?
+        .with_behaviour(|_| behaviour(config))
+        .map_err(|e| setup(&e))?
+        .with_swarm_config(|swarm| swarm.with_idle_connection_timeout(Duration::from_secs(30)))
+        .build();
+    Ok(swarm)
+}
+
+fn behaviour(config: &DhtConfig) -> Behaviour {
+    let peer = config.identity.peer_id();
+    let limits = ConnectionLimits::default()
+        .with_max_pending_incoming(Some(16))
+        .with_max_pending_outgoing(Some(64))
+        .with_max_established_incoming(Some(CONNECTIONS / 4 * 3))
+        .with_max_established(Some(CONNECTIONS))
+        .with_max_established_per_peer(Some(2));
+
+    let store = MemoryStoreConfig {
+        max_records: 0,
+        max_value_bytes: 0,
+        max_providers_per_key: PROVIDERS_PER_KEY,
+        max_provided_keys: KEYS,
+    };
+    let mut kad = kad::Config::new(kad_protocol(&config.network));
+    kad.set_query_timeout(QUERY)
+        .set_record_filtering(StoreInserts::FilterBoth)
+        .set_provider_record_ttl(Some(RECORD_TTL))
+        .set_provider_publication_interval(Some(RENEWAL))
+        .set_replication_interval(None)
+        .set_publication_interval(None)
+        .set_parallelism(NonZeroUsize::MIN.saturating_add(2));
+    let mut kad = kad::Behaviour::with_config(peer, MemoryStore::with_config(peer, store), kad);
+    kad.set_mode(Some(if config.server { Mode::Server } else { Mode::Client }));
+
+    let agent = format!("caswarm/{} session={}", env!("CARGO_PKG_VERSION"), config.session_port);
+    let identify = identify::Config::new("/caswarm/1".into(), config.identity.keypair().public())
+        .with_agent_version(agent)
+        .with_cache_size(0);
+    Behaviour {
+        limits: connection_limits::Behaviour::new(limits),
+        kad,
+        identify: identify::Behaviour::new(identify),
+        ping: ping::Behaviour::new(ping::Config::new().with_interval(Duration::from_secs(30))),
+    }
+}
+
+/// The default network has the plain name; others have their own, so that they never mix.
+fn kad_protocol(network: &str) -> StreamProtocol {
+    let plain = StreamProtocol::new("/caswarm/kad/1.0.0");
+    if network.is_empty() {
+        return plain;
+    }
+    let name = hex::encode(&Sha256::digest(network)[..8]);
+    StreamProtocol::try_from_owned(format!("/caswarm/{name}/kad/1.0.0")).unwrap_or(plain)
+}
+
+/// Tells others of an address of our own, unless it is one that they cannot reach.
+fn note_own(swarm: &mut Swarm<Behaviour>, config: &DhtConfig, address: &Multiaddr) {
+    let reachable = |addr: &SocketAddr| !addr.ip().is_loopback() || config.listen.is_loopback();
+    if socket_addr(address).filter(reachable).is_some() {
+        swarm.add_external_address(address.clone());
+    }
+}
+
+/// The addresses under which a node heard at `ip` may be dialled, going by the ports that it claims.
+fn heard_at(ip: IpAddr, claimed: &[Multiaddr]) -> Vec<Multiaddr> {
+    let ports: BTreeSet<_> = claimed.iter().take(64).filter_map(socket_addr).map(|addr| addr.port()).collect();
+    ports.into_iter().filter(|port| *port != 0).take(2).map(|port| multiaddr(SocketAddr::new(ip, port))).collect()
+}
+
+fn session_port(agent: &str) -> Option<u16> {
+    let port = agent.split(' ').find_map(|word| word.strip_prefix("session="))?;
+    port.parse().ok().filter(|port| *port != 0)
+}
+
+fn multiaddr(addr: SocketAddr) -> Multiaddr {
+    let addr = address::canonical(addr);
+    Multiaddr::from(addr.ip()).with(Protocol::Tcp(addr.port()))
+}
+
+fn socket_addr(addr: &Multiaddr) -> Option<SocketAddr> {
+    let mut parts = addr.iter();
+    let ip = match parts.next()? {
+        Protocol::Ip4(ip) => IpAddr::V4(ip),
+        Protocol::Ip6(ip) => IpAddr::V6(ip),
+        _ => return None,
+    };
+    match parts.next()? {
+        Protocol::Tcp(port) => Some(address::canonical(SocketAddr::new(ip, port))),
+        _ => None,
+    }
+}
+
+fn key(index: IndexId) -> RecordKey {
+    RecordKey::new(index.as_bytes())
+}
