@@ -29,17 +29,29 @@ pub struct Plan {
     pub segments: &'static [usize],
     /// Rate of the origin's link towards the LAN, Mbit/s; None: as fast as it goes.
     pub origin_mbit: Option<u32>,
+    /// Rate at which each host can send, Mbit/s; None: as fast as it goes.
+    pub lan_mbit: Option<u32>,
 }
 
 impl Plan {
-    /// One segment, nothing shaped.
+    /// So many machines in one segment, nothing shaped.
     pub const fn hosts(count: &'static [usize; 1]) -> Self {
-        Self { segments: count, origin_mbit: None }
+        Self::segments(count)
+    }
+
+    /// So many machines in each segment, nothing shaped.
+    pub const fn segments(segments: &'static [usize]) -> Self {
+        Self { segments, origin_mbit: None, lan_mbit: None }
     }
 
     /// The same with the origin's link shaped.
     pub const fn origin_mbit(self, mbit: u32) -> Self {
         Self { origin_mbit: Some(mbit), ..self }
+    }
+
+    /// The same with what each host sends shaped.
+    pub const fn lan_mbit(self, mbit: u32) -> Self {
+        Self { lan_mbit: Some(mbit), ..self }
     }
 }
 
@@ -222,15 +234,11 @@ impl Lan {
                 ),
             );
         }
-        if let Some(mbit) = plan.origin_mbit {
-            self.tc(
-                "origin",
-                &format!(
-                    "qdisc add dev eth0 root handle 1: htb default 1\n\
-                     class add dev eth0 parent 1: classid 1:1 htb rate {mbit}mbit burst 128k\n\
-                     qdisc add dev eth0 parent 1:1 bfifo limit 512k\n"
-                ),
-            );
+        let hosts = self.hosts().map(|host| (format!("h{host}"), plan.lan_mbit));
+        for (node, mbit) in hosts.chain([("origin".to_owned(), plan.origin_mbit)]) {
+            if let Some(mbit) = mbit {
+                self.tc(&node, &shape(mbit));
+            }
         }
     }
 
@@ -285,6 +293,14 @@ pub fn wait_until(what: &str, patience: Duration, mut holds: impl FnMut() -> boo
         assert!(Instant::now() < deadline, "after {patience:?} still not: {what}");
         std::thread::sleep(Duration::from_millis(10));
     }
+}
+
+fn shape(mbit: u32) -> String {
+    format!(
+        "qdisc add dev eth0 root handle 1: htb default 1\n\
+         class add dev eth0 parent 1: classid 1:1 htb rate {mbit}mbit burst 128k\n\
+         qdisc add dev eth0 parent 1:1 bfifo limit 512k\n"
+    )
 }
 
 fn output(command: &mut Command) -> String {
