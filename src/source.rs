@@ -6,6 +6,7 @@ pub mod http_store;
 pub mod local_store;
 pub mod location;
 mod rate_limit;
+pub mod seed;
 
 use std::hash::{BuildHasher, RandomState};
 use std::io;
@@ -14,7 +15,8 @@ use std::path::{Path, PathBuf};
 use futures::future::BoxFuture;
 use proto::ChunkId;
 
-use crate::chunk::{Encoded, Encoding};
+use crate::chunk::Encoded;
+pub(crate) use crate::format::compression::detect;
 
 /// The longest chunk that a casync index may name, uncompressed, in bytes.
 pub const MAX_CHUNK: u64 = 128 << 20;
@@ -101,16 +103,6 @@ pub(crate) fn chunk_path(id: &ChunkId, suffix: &str) -> String {
     path.push_str(&name);
     path.push_str(suffix);
     path
-}
-
-/// How a compressed chunk file is compressed, by its first bytes; `None` if by nothing that casync writes.
-pub(crate) fn detect(bytes: &[u8]) -> Option<Encoding> {
-    match bytes {
-        [0x28, 0xb5, 0x2f, 0xfd, ..] => Some(Encoding::Zstd),
-        [0xfd, b'7', b'z', b'X', b'Z', 0, ..] => Some(Encoding::Xz),
-        [0x1f, 0x8b, ..] => Some(Encoding::Gzip),
-        _ => None,
-    }
 }
 
 /// A number that nobody else is likely to draw: for temporary names and jitter, not for secrets.
