@@ -1,1 +1,134 @@
-//! (to come)
+//! A file or block device becomes chunks in a store and an index. Reads and cuts on one thread, digests the stream on
+//! another, names, compresses and stores on the rest; what comes out is the same however many they are. Trees are not
+//! handled here.
+
+mod file_system;
+mod input;
+mod output;
+mod pipeline;
+
+use std::io;
+use std::path::PathBuf;
+
+use proto::{ChunkId, IndexId};
+
+use crate::chunk::Encoding;
+use crate::format::chunk_sizes::ChunkSizes;
+use crate::format::digest::Digest;
+use crate::format::features;
+use crate::format::index::{Index, IndexChunk};
+use crate::source::SourceError;
+use crate::source::local_store::LocalStore;
+pub use input::Input;
+
+/// What to make, and how.
+#[derive(Clone)]
+pub struct Plan {
+    /// The index file to write. Its `.id` goes beside it.
+    pub index: PathBuf,
+    /// Where chunks go.
+    pub store: LocalStore,
+    /// How to cut.
+    pub sizes: ChunkSizes,
+    /// How to name chunks.
+    pub digest: Digest,
+    /// How to compress chunks that the store does not have yet.
+    pub encoding: Encoding,
+    /// How many threads compress, at least one.
+    pub threads: usize,
+}
+
+/// What was made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Made {
+    /// The digest of the whole stream, which casync prints.
+    pub stream: ChunkId,
+    /// The name of the index among peers, also in the `.id` file.
+    pub index: IndexId,
+    /// Length of the stream in bytes.
+    pub length: u64,
+    /// How many chunks the index has.
+    pub chunks: usize,
+    /// How many of them were new to the store.
+    pub stored: usize,
+}
+
+/// Why nothing was made. Chunks stored so far stay; no index is left under its name.
+#[derive(Debug, thiserror::Error)]
+pub enum MakeError {
+    /// The image cannot be read.
+    #[error("{path}: {source}")]
+    Input {
+        /// The image.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// It is nothing that an image can be read from.
+    #[error("{path}: {reason}")]
+    Unsuitable {
+        /// What was named as the image.
+        path: PathBuf,
+        /// Why not.
+        reason: &'static str,
+    },
+    /// It became shorter while it was read.
+    #[error("{path}: ends at byte {read}, but was {length} bytes long when opened; is something writing to it?")]
+    Shrunk {
+        /// The image.
+        path: PathBuf,
+        /// Its length at first.
+        length: u64,
+        /// What could be read.
+        read: u64,
+    },
+    /// The index would have more rows than anybody reads.
+    #[error("{path}: more than {rows} chunks; use a larger --chunk-size")]
+    TooManyChunks {
+        /// The image.
+        path: PathBuf,
+        /// The most there may be.
+        rows: usize,
+    },
+    /// The store takes no chunk.
+    #[error(transparent)]
+    Store(#[from] SourceError),
+    /// A chunk could not be compressed.
+    #[error("chunk {id}: {source}")]
+    Compress {
+        /// Which chunk.
+        id: ChunkId,
+        /// What the encoder said.
+        source: io::Error,
+    },
+    /// The index cannot be written.
+    #[error("{path}: {source}")]
+    Output {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The system gives us no thread.
+    #[error("cannot start a thread: {0}")]
+    Thread(io::Error),
+}
+
+/// Cuts `input`, stores its chunks and writes the index and its `.id`. Blocks.
+///
+/// # Errors
+/// [`MakeError`]; no index is left under its name then, unless only the `.id` could not be written.
+pub fn make(mut input: Input, plan: &Plan) -> Result<Made, MakeError> {
+    let cut = pipeline::run(&mut input, plan)?;
+    let flags = match plan.digest {
+        Digest::Sha512_256 => features::BLOB | features::SHA512_256,
+        Digest::Sha256 => features::BLOB,
+    };
+    let chunks = cut.ends.iter().zip(cut.ids).map(|(&end, id)| IndexChunk { end, id }).collect();
+    let index = Index { flags, sizes: plan.sizes.to_array(), chunks };
+    let bytes = index.to_bytes();
+    let id = Index::index_id(&bytes);
+    output::write(&plan.index, input.mode(), &bytes)?;
+    output::write(&output::id_path(&plan.index), input.mode(), format!("{id}\n").as_bytes())?;
+    Ok(Made { stream: cut.stream, index: id, length: index.length(), chunks: index.chunks.len(), stored: cut.stored })
+}

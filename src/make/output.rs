@@ -1,0 +1,38 @@
+//! Files that appear whole or not at all: written under another name, then renamed.
+
+use std::ffi::OsString;
+use std::fs::{self, OpenOptions};
+use std::hash::{BuildHasher, RandomState};
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use super::MakeError;
+
+/// Where the id of an index is written: its name with `.id` appended.
+pub(super) fn id_path(index: &Path) -> PathBuf {
+    let mut name = index.as_os_str().to_owned();
+    name.push(".id");
+    name.into()
+}
+
+/// Writes a file with these permissions (less the umask) in the place of whatever is there.
+pub(super) fn write(path: &Path, mode: u32, bytes: &[u8]) -> Result<(), MakeError> {
+    let failed = |source| MakeError::Output { path: path.to_owned(), source };
+    let name = path.file_name().ok_or_else(|| failed(io::Error::other("not a file name")))?;
+    let mut temporary = OsString::from(".#");
+    temporary.push(name);
+    temporary.push(format!("{:016x}", RandomState::new().hash_one(std::process::id())));
+    let temporary = path.with_file_name(temporary);
+    let written = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(mode)
+        .open(&temporary)
+        .and_then(|mut file| file.write_all(bytes))
+        .and_then(|()| fs::rename(&temporary, path));
+    written.map_err(|source| {
+        let _ = fs::remove_file(&temporary);
+        failed(source)
+    })
+}
