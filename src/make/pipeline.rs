@@ -81,7 +81,7 @@ pub(super) fn run(input: &mut Input, plan: &Plan) -> Result<Cut, MakeError> {
         // From now on the workers alone keep the receiver: when they have all stopped, sending fails.
         drop(batches);
         let digest = thread::Builder::new()
-            .spawn_scoped(scope, || stream_digest(plan.digest.hasher(), &pieces))
+            .spawn_scoped(scope, move || stream_digest(plan.digest.hasher(), &pieces))
             .map_err(MakeError::Thread)?;
         let ends = read(input, plan, block, &to_workers, &to_digest);
         drop((to_workers, to_digest));
