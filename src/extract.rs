@@ -1,1 +1,219 @@
-//! (to come)
+//! An image from its index: what the target has already is kept, what seeds and local stores have is taken from there,
+//! and the rest is asked of the network. Regular files appear whole; devices are written in place.
+//!
+//! The order of things: the index, the target (every reason why the image cannot go there comes before the first
+//! write), the network joins, the target is looked through, and from then on local work and arrivals from the network
+//! go through one pool of [`workers`] that checks every chunk before it writes it into the [`assembly`].
+
+pub mod assembly;
+pub mod direct;
+pub mod holes;
+pub mod index_file;
+pub mod local;
+pub mod network;
+pub mod plan;
+pub mod progress;
+pub mod report;
+pub mod target;
+pub mod workers;
+
+mod kept;
+mod reflink;
+mod seeds;
+mod sources;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Instant;
+
+use proto::IndexId;
+use roaring::RoaringBitmap;
+use tokio::sync::mpsc;
+
+use crate::format::layout::Layout;
+use crate::source::http::HttpClient;
+use crate::source::location::Location;
+use crate::source::{ChunkSource, SourceError};
+use assembly::Assembly;
+use index_file::{IndexFile, IndexFileError};
+use local::Local;
+use network::{FetchError, Finished, Job, Network, NetworkReport};
+use plan::Plan;
+use progress::Progress;
+use report::{DryRun, Report};
+pub use sources::SourceOptions;
+use target::{Target, TargetError, TargetOptions};
+use workers::{Context, Workers};
+
+/// What is to be extracted, from where and to where.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Where the index is.
+    pub index: Location,
+    /// Accept only the index with this id.
+    pub index_id: Option<IndexId>,
+    /// A file or block device.
+    pub target: PathBuf,
+    /// How the target is treated.
+    pub target_options: TargetOptions,
+    /// Stores and seeds.
+    pub sources: SourceOptions,
+    /// Threads that check and write.
+    pub threads: usize,
+}
+
+/// Why an extraction did not end with the image in its place.
+#[derive(Debug, thiserror::Error)]
+pub enum ExtractError {
+    /// There is no index.
+    #[error(transparent)]
+    Index(#[from] IndexFileError),
+    /// The target cannot take the image.
+    #[error(transparent)]
+    Target(#[from] TargetError),
+    /// A store that was named cannot be used.
+    #[error(transparent)]
+    Source(#[from] SourceError),
+    /// Chunks are missing.
+    #[error("{target}: not extracted: {source}; {kept}")]
+    Fetch {
+        /// The target as named.
+        target: PathBuf,
+        /// What is missing.
+        source: FetchError,
+        /// What becomes of what was written.
+        kept: String,
+    },
+    /// A thread could not be had, or ended early.
+    #[error("threads: {0}")]
+    Threads(std::io::Error),
+}
+
+/// Extracts the image, and returns when it is durable and has its name. `progress` can be watched meanwhile. What the
+/// network is to do with the finished image is the caller's to say, with the second part of the answer.
+///
+/// # Errors
+/// [`ExtractError`]; nothing is under the target's name then that was not there before, and what was written to a
+/// temporary file is found again by the next run.
+pub async fn run(
+    config: Config,
+    network: &dyn Network,
+    http: &HttpClient,
+    progress: Arc<Progress>,
+) -> Result<(Report, Finished), ExtractError> {
+    let started = Instant::now();
+    let file = index_file::load(&config.index, config.index_id, network, http).await?;
+    let layout = Arc::new(Layout::of(&file.index));
+    progress.set_total(layout.total());
+    let stores = sources::open_stores(&config.sources, &config.index, &layout, http)?;
+
+    let (path, length, id, options) = (config.target.clone(), layout.total(), file.id, config.target_options);
+    let target = Arc::new(blocking(move || Target::open(&path, length, id, options)).await??);
+    let assembly = Arc::new(Assembly::new(target.file().clone(), layout.clone(), target.zeros()));
+    let (leftovers, wanted) = mpsc::unbounded_channel();
+    let context = Context {
+        assembly: assembly.clone(),
+        digest: layout.digest(),
+        origins: stores.remote.iter().map(|store| store.name().to_owned()).collect(),
+        progress: progress.clone(),
+    };
+    let workers = Workers::start(context, leftovers, config.threads).map_err(ExtractError::Threads)?;
+    let job = Job {
+        index_id: file.id,
+        index: file.bytes.clone(),
+        layout: layout.clone(),
+        assembly: assembly.clone(),
+        origins: stores.remote,
+        wanted,
+        sink: workers.sink(),
+    };
+
+    let prepare =
+        Prepare { config: config.clone(), file: file.clone(), assembly: assembly.clone(), progress: progress.clone() };
+    let local = async {
+        let in_target = target.clone();
+        let (local, plan) = blocking(move || prepare.local(&in_target, stores.local)).await??;
+        tracing::debug!(bytes = ?plan.bytes(&layout), "plan");
+        workers.begin_local(local, &plan.local(), &plan.missing);
+        Ok::<_, ExtractError>(())
+    };
+    let fetch = async {
+        let fetched = network.fetch(job).await;
+        if fetched.is_err() {
+            workers.give_up_local();
+        }
+        Ok(fetched)
+    };
+    let (fetched, ()) = tokio::try_join!(fetch, local)?;
+    let written = blocking(move || workers.finish()).await?;
+    written.map_err(|error| target.error("writing the image", error))?;
+    let report = whole(&assembly, fetched).map_err(|source| {
+        let kept = target.abandon(assembly.count() == 0);
+        ExtractError::Fetch { target: config.target.clone(), source, kept }
+    })?;
+    let path = target.path().to_owned();
+    blocking(move || target.finish()).await??;
+
+    let index = (file.id, file.whence, file.bytes.len() as u64);
+    let report = Report::new(config.target, index, layout.count(), &progress, report, started.elapsed());
+    Ok((report, Finished { path, index_id: file.id, index: file.bytes, linger: None }))
+}
+
+/// Says what [`run`] would take from where. Nothing is written, and no chunk is fetched.
+///
+/// # Errors
+/// [`ExtractError`] when there is no index, or a store or seed that was named cannot be used.
+pub async fn dry_run(config: Config, network: &dyn Network, http: &HttpClient) -> Result<DryRun, ExtractError> {
+    let file = index_file::load(&config.index, config.index_id, network, http).await?;
+    let layout = Layout::of(&file.index);
+    let stores = sources::open_stores(&config.sources, &config.index, &layout, http)?;
+    blocking(move || {
+        let mut kept = RoaringBitmap::new();
+        if let Some(there) = Target::peek(&config.target, file.id, config.target_options) {
+            kept = kept::look(&there, &layout, config.threads).unwrap_or_default();
+        }
+        let replaced = config.target.is_file().then_some(config.target.as_path());
+        let (options, threads) = (&config.sources, config.threads);
+        let local = sources::open_local(options, replaced, &kept, &file.index, &layout, stores.local, threads);
+        let in_store = |id: &_| local.stores.iter().any(|store| store.store().has(*id).unwrap_or(false));
+        let plan = Plan::of(&layout, kept, |id| local.in_seed(id), in_store);
+        Ok(DryRun::new(config.target, file.id, layout.total(), layout.count(), plan.bytes(&layout)))
+    })
+    .await?
+}
+
+/// Everything that comes before the local work and takes time: looking through the target and the seeds.
+struct Prepare {
+    config: Config,
+    file: IndexFile,
+    assembly: Arc<Assembly>,
+    progress: Arc<Progress>,
+}
+
+impl Prepare {
+    fn local(&self, target: &Target, stores: Vec<local::StoreSource>) -> Result<(Local, Plan), ExtractError> {
+        let (config, layout) = (&self.config, self.assembly.layout());
+        kept::keep(target, &self.assembly, config.threads, &self.progress)
+            .map_err(|error| target.error("looking at what is there", error))?;
+        let (options, replaced, threads) = (&config.sources, target.replaced(), config.threads);
+        let held = self.assembly.held().into_positions();
+        let local = sources::open_local(options, replaced, &held, &self.file.index, layout, stores, threads);
+        let any_store = !local.stores.is_empty();
+        let plan = Plan::of(layout, held, |id| local.in_seed(id), |_| any_store);
+        Ok((local, plan))
+    }
+}
+
+/// Whether the image is whole, and if not, why.
+fn whole(assembly: &Assembly, fetched: Result<NetworkReport, FetchError>) -> Result<NetworkReport, FetchError> {
+    let report = fetched?;
+    match assembly.missing() {
+        missing if missing.is_empty() => Ok(report),
+        missing => Err(FetchError { missing: missing.len(), reasons: "nobody gave them".to_owned() }),
+    }
+}
+
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, ExtractError> {
+    let joined = tokio::task::spawn_blocking(work).await;
+    joined.map_err(|error| ExtractError::Threads(std::io::Error::other(error)))
+}

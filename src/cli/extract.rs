@@ -1,18 +1,207 @@
-//! `caswarm extract`. (to come)
+//! `caswarm extract`: write the image that an index describes.
 
-use super::Global;
+use std::io::IsTerminal;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use clap::ArgAction;
+use indicatif::{ProgressBar, ProgressStyle};
+use proto::IndexId;
+
+use super::{Global, parse_boolean, parse_bytes};
 use crate::exit::Exit;
+use crate::extract::direct::Direct;
+use crate::extract::network::Network;
+use crate::extract::progress::{Place, Progress};
+use crate::extract::report::Bytes;
+use crate::extract::target::TargetOptions;
+use crate::extract::{self, Config, SourceOptions};
+use crate::source::http::{HttpClient, HttpOptions};
+use crate::source::location::Location;
+use crate::source::seed::SeedName;
 
 /// What `caswarm extract` takes.
 #[derive(Debug, clap::Args)]
-pub struct Args {}
+#[command(
+    after_help = "Booleans are yes or no, as casync spells them. An interrupted extraction is taken up again by the \
+                        same command: whatever is right in the target, or in the temporary file beside it, is kept."
+)]
+pub struct Args {
+    /// The index: a path, or an http:// or https:// URL.
+    #[arg(value_name = "INDEX.caibx")]
+    index: String,
+    /// Where the image goes: a file, which appears when it is whole, or a block device.
+    target: PathBuf,
 
-/// Does it.
+    /// The chunk store: a directory or URL [default: default.castr beside the index].
+    #[arg(long, env = "CASYNC_STORE", value_name = "STORE")]
+    store: Option<String>,
+    /// One more store; asked after the others, local ones before remote ones.
+    #[arg(long, value_name = "STORE")]
+    extra_store: Vec<String>,
+    /// A file or device to take chunks from; FILE.caibx beside it is used, else it is cut.
+    #[arg(long, value_name = "[INDEX:]FILE")]
+    seed: Vec<String>,
+    /// Take chunks from the file that the target replaces, too.
+    #[arg(long, value_name = "BOOL", default_value = "yes", value_parser = parse_boolean, action = ArgAction::Set)]
+    seed_output: bool,
+    /// Share blocks with seeds where the file system can.
+    #[arg(long, value_name = "BOOL", default_value = "yes", value_parser = parse_boolean, action = ArgAction::Set)]
+    reflink: bool,
+    /// Make holes of zeros.
+    #[arg(long, value_name = "BOOL", default_value = "yes", value_parser = parse_boolean, action = ArgAction::Set)]
+    punch_holes: bool,
+    /// Receive at most that many bytes (not bits, as in casync) a second from remote stores.
+    #[arg(long, value_name = "BYTES", value_parser = parse_rate)]
+    rate_limit_bps: Option<u64>,
+    /// Only show what would come from where.
+    #[arg(long, short = 'n')]
+    dry_run: bool,
+    /// Update an existing file where it is, instead of replacing it when the new image is whole.
+    #[arg(long)]
+    in_place: bool,
+    /// Print a report for machines on stdout.
+    #[arg(long)]
+    json: bool,
+    /// Accept only the index with this SHA-256.
+    #[arg(long, value_name = "HEX")]
+    index_id: Option<IndexId>,
+    /// Threads that check and write [default: one for each core].
+    #[arg(long, value_name = "N")]
+    threads: Option<usize>,
+
+    /// Go on serving neighbours for at most that long after the image is whole.
+    #[arg(long, value_name = "SECONDS", num_args = 0..=1, require_equals = true, default_missing_value = "3600")]
+    pub(super) linger: Option<u64>,
+    /// Neither ask neighbours nor serve them.
+    #[arg(long)]
+    pub(super) no_lan: bool,
+    /// Ask neighbours, but serve none.
+    #[arg(long)]
+    pub(super) no_share: bool,
+    /// A node to begin with, where multicast does not reach.
+    #[arg(long, value_name = "ADDR")]
+    pub(super) bootstrap: Vec<String>,
+    /// The zone this machine is in [default: its LAN segment].
+    #[arg(long, value_name = "NAME")]
+    pub(super) zone: Option<String>,
+    /// The name of the network; nodes of other networks are not talked to.
+    #[arg(long, value_name = "NAME")]
+    pub(super) network: Option<String>,
+}
+
+/// Extracts, and reports.
 ///
 /// # Errors
 /// Whatever stopped it.
-#[allow(clippy::unused_async)]
 pub async fn run(args: Args, global: &Global) -> anyhow::Result<Exit> {
+    let http = HttpClient::new(HttpOptions { rate_limit: args.rate_limit_bps, ..HttpOptions::default() })?;
+    let network = network(&args, global);
+    let config = config(&args);
+    if args.dry_run {
+        let plan = extract::dry_run(config, &*network, &http).await?;
+        if args.json {
+            println!("{}", serde_json::to_string(&plan)?)
+        } else {
+            println!("{plan}")
+        }
+        return Ok(Exit::Ok);
+    }
+    let progress = Arc::new(Progress::default());
+    let shown = tokio::spawn(show(progress.clone(), !global.quiet && std::io::stderr().is_terminal()));
+    let done = extract::run(config, &*network, &http, progress).await;
+    shown.abort();
+    let _ = shown.await;
+    let (report, mut image) = done?;
+    if !global.quiet {
+        eprintln!("{report}");
+    }
+    if args.json {
+        println!("{}", serde_json::to_string(&report)?);
+    }
+    image.linger = args.linger.map(Duration::from_secs);
+    tokio::select! {
+        () = network.finished(image) => {}
+        // The image is whole: who is tired of waiting loses nothing.
+        _ = tokio::signal::ctrl_c() => {}
+    }
+    Ok(Exit::Ok)
+}
+
+fn network(args: &Args, global: &Global) -> Box<dyn Network> {
     let _ = (args, global);
-    anyhow::bail!("extract is not built yet")
+    Box::new(Direct)
+}
+
+fn config(args: &Args) -> Config {
+    let cores = || std::thread::available_parallelism().map_or(1, usize::from);
+    Config {
+        index: Location::parse(&args.index),
+        index_id: args.index_id,
+        target: args.target.clone(),
+        target_options: TargetOptions { in_place: args.in_place, punch_holes: args.punch_holes },
+        sources: SourceOptions {
+            store: args.store.as_deref().map(Location::parse),
+            extra_stores: args.extra_store.iter().map(|store| Location::parse(store)).collect(),
+            seeds: args.seed.iter().map(|seed| SeedName::parse(seed)).collect(),
+            seed_output: args.seed_output,
+            reflink: args.reflink,
+            neighbours: !args.no_lan,
+        },
+        threads: args.threads.unwrap_or_else(cores).clamp(1, 64),
+    }
+}
+
+fn parse_rate(text: &str) -> Result<u64, String> {
+    match parse_bytes(text)? {
+        0 => Err("0 bytes a second would take for ever".to_owned()),
+        rate => Ok(rate),
+    }
+}
+
+/// Draws the progress until it is aborted.
+async fn show(progress: Arc<Progress>, visible: bool) {
+    if !visible {
+        return;
+    }
+    let bar = Bar::new();
+    let mut tick = tokio::time::interval(Duration::from_millis(100));
+    loop {
+        tick.tick().await;
+        bar.draw(&progress);
+    }
+}
+
+/// Disappears when dropped: the report takes its place.
+struct Bar(ProgressBar);
+
+impl Bar {
+    fn new() -> Self {
+        let style = "{bar:24} {percent:>3}% {binary_bytes_per_sec}, {eta} left  {msg}";
+        let bar = ProgressBar::new(0);
+        Self(bar.with_style(ProgressStyle::with_template(style).unwrap_or_else(|_| ProgressStyle::default_bar())))
+    }
+
+    fn draw(&self, progress: &Progress) {
+        let places = [
+            (Place::Kept, "there"),
+            (Place::Seeds, "seeds"),
+            (Place::Store, "store"),
+            (Place::Lan, "LAN"),
+            (Place::Origin, "Internet"),
+        ];
+        let bytes = places.map(|(place, name)| (progress.image_bytes(place), name));
+        let parts = bytes.iter().filter(|(bytes, _)| *bytes > 0);
+        let message: Vec<String> = parts.map(|(bytes, name)| format!("{name} {}", Bytes(*bytes))).collect();
+        self.0.set_length(progress.total());
+        self.0.set_position(bytes.iter().map(|(bytes, _)| bytes).sum());
+        self.0.set_message(message.join(", "));
+    }
+}
+
+impl Drop for Bar {
+    fn drop(&mut self) {
+        self.0.finish_and_clear();
+    }
 }

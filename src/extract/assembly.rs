@@ -1,0 +1,120 @@
+//! The target while it is being built, and what of it is right already. Takes only verified chunks, and gives them back
+//! to whoever serves them. It does not know where chunks come from, nor what becomes of the file afterwards.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use proto::{Holdings, Position};
+use roaring::RoaringBitmap;
+
+use super::holes::{self, Zeros};
+use crate::chunk::Chunk;
+use crate::format::layout::Layout;
+
+/// A target under construction. Shared by all who write to it and read from it; it stays readable after the file got
+/// its final name.
+pub struct Assembly {
+    file: Arc<File>,
+    layout: Arc<Layout>,
+    zeros: Zeros,
+    held: Mutex<RoaringBitmap>,
+    /// Bytes of the target that are right, at every offset of the positions held.
+    bytes_held: AtomicU64,
+}
+
+impl Assembly {
+    /// A target in which nothing is known to be right yet.
+    pub fn new(file: Arc<File>, layout: Arc<Layout>, zeros: Zeros) -> Self {
+        Self { file, layout, zeros, held: Mutex::default(), bytes_held: AtomicU64::new(0) }
+    }
+
+    /// What the target is to become.
+    pub fn layout(&self) -> &Arc<Layout> {
+        &self.layout
+    }
+
+    /// Writes the chunk everywhere that `position` occurs and counts it as held. Returns whether that is new; a chunk
+    /// held already is not written again.
+    ///
+    /// # Errors
+    /// What the file system said; the position is not held then.
+    pub fn put(&self, position: Position, chunk: &Chunk) -> io::Result<bool> {
+        if self.holds(position) {
+            return Ok(false);
+        }
+        for &offset in self.layout.offsets(position) {
+            self.write(chunk.bytes(), offset)?;
+        }
+        Ok(self.mark(position))
+    }
+
+    /// The plain bytes of a position, read back. They are what the disk says: whoever sends them on verifies them.
+    ///
+    /// # Errors
+    /// `NotFound` when the position is not held, otherwise what the file system said.
+    pub fn read(&self, position: Position) -> io::Result<Vec<u8>> {
+        if !self.holds(position) {
+            return Err(io::ErrorKind::NotFound.into());
+        }
+        let mut bytes = vec![0; self.layout.length(position) as usize];
+        let offset = self.layout.offsets(position).first().copied().unwrap_or(0);
+        self.file.read_exact_at(&mut bytes, offset)?;
+        Ok(bytes)
+    }
+
+    /// Whether the position is right everywhere that it occurs.
+    pub fn holds(&self, position: Position) -> bool {
+        self.set().contains(position)
+    }
+
+    /// Everything held at this moment.
+    pub fn held(&self) -> Holdings {
+        self.set().clone().into()
+    }
+
+    /// How many positions are held: cheap, to see whether [`Assembly::held`] has changed. It never decreases.
+    pub fn count(&self) -> u64 {
+        self.set().len()
+    }
+
+    /// Bytes of the target that are right, between 0 and the length of the image.
+    pub fn bytes_held(&self) -> u64 {
+        self.bytes_held.load(Ordering::Relaxed)
+    }
+
+    /// Positions not held, ascending.
+    pub fn missing(&self) -> RoaringBitmap {
+        let mut all = RoaringBitmap::new();
+        all.insert_range(0..self.layout.count());
+        all - &*self.set()
+    }
+
+    /// Notes that the position is right everywhere. Only for those that have hashed what is in the file.
+    pub(super) fn mark(&self, position: Position) -> bool {
+        let new = self.set().insert(position);
+        if new {
+            let places = self.layout.offsets(position).len() as u64;
+            self.bytes_held.fetch_add(places * u64::from(self.layout.length(position)), Ordering::Relaxed);
+        }
+        new
+    }
+
+    /// The file itself, for those that share blocks instead of writing, or look at what is there.
+    pub(super) fn file(&self) -> &File {
+        &self.file
+    }
+
+    fn write(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        match self.zeros {
+            Zeros::Write => self.file.write_all_at(bytes, offset),
+            Zeros::Skip | Zeros::Punch => holes::write_sparse(&self.file, bytes, offset, self.zeros == Zeros::Punch),
+        }
+    }
+
+    fn set(&self) -> MutexGuard<'_, RoaringBitmap> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
