@@ -4,53 +4,39 @@
 //! and the addresses of their session ports. Addresses that others tell are not believed: a node is dialled at the IP
 //! address from which it was heard, at the ports it told.
 
+mod addresses;
+mod behaviour;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::num::NonZeroUsize;
 use std::time::{Duration, Instant};
 
 use futures::StreamExt;
-use libp2p::connection_limits::{self, ConnectionLimits};
-use libp2p::kad::store::{MemoryStore, MemoryStoreConfig, RecordStore};
-use libp2p::kad::{self, GetProvidersOk, InboundRequest, Mode, ProviderRecord, QueryResult, RecordKey, StoreInserts};
-use libp2p::multiaddr::Protocol;
+use libp2p::kad::store::RecordStore;
+use libp2p::kad::{self, GetProvidersOk, InboundRequest, ProviderRecord, QueryResult, RecordKey};
 use libp2p::swarm::dial_opts::{DialOpts, PeerCondition};
-use libp2p::swarm::{NetworkBehaviour, SwarmEvent};
-use libp2p::{Multiaddr, PeerId, StreamProtocol, Swarm, identify, noise, ping, tcp, yamux};
+use libp2p::swarm::{DialError, SwarmEvent};
+use libp2p::{Multiaddr, PeerId, Swarm, identify};
 use proto::{IndexId, NodeId};
-use sha2::{Digest, Sha256};
 use tokio::sync::mpsc;
 
 use super::address;
 use super::identity::{Identity, node_id_of, peer_id_of};
-
-/// How long a provider record lives without being renewed.
-const RECORD_TTL: Duration = Duration::from_secs(15 * 60);
-
-/// How often a provider record is renewed.
-const RENEWAL: Duration = Duration::from_secs(5 * 60);
-
-/// How long one question to the network may take.
-const QUERY: Duration = Duration::from_secs(10);
+use addresses::{heard_at, multiaddr, session_port, socket_addr};
+use behaviour::{Behaviour, BehaviourEvent, kad_protocol, swarm};
 
 /// How long a search is repeated when nodes become known.
 const SEARCH: Duration = Duration::from_secs(60);
 
-/// How long to wait for more nodes to become known before telling and asking them.
+/// How long to wait for more nodes to become known before telling and asking them, and how long before doing so again.
 const GATHER: Duration = Duration::from_millis(100);
-
-/// Indexes kept for others, and nodes kept of each.
-const KEYS: usize = 2048;
-const PROVIDERS_PER_KEY: usize = 32;
+const REPEAT: Duration = Duration::from_secs(5);
 
 /// Indexes of our own that are announced or searched at a time; more are refused.
 pub const INDEXES: usize = 256;
 
-/// Nodes whose session address is remembered, or waited for.
+/// Nodes whose session address is waited for.
 const NODES: usize = 1024;
-
-/// Connections of all kinds.
-const CONNECTIONS: u32 = 128;
 
 /// What the DHT part of a node is told.
 #[derive(Debug, Clone)]
@@ -189,17 +175,10 @@ pub async fn start(config: DhtConfig) -> Result<(DhtHandle, mpsc::Receiver<DhtEv
         provided: BTreeSet::new(),
         sought: BTreeMap::new(),
         repeat: None,
+        repeated: None,
     };
     tokio::spawn(dht.run(receiver));
     Ok((DhtHandle { commands, port }, told))
-}
-
-#[derive(NetworkBehaviour)]
-struct Behaviour {
-    limits: connection_limits::Behaviour,
-    kad: kad::Behaviour<MemoryStore>,
-    identify: identify::Behaviour,
-    ping: ping::Behaviour,
 }
 
 struct Dht {
@@ -208,15 +187,16 @@ struct Dht {
     events: mpsc::Sender<DhtEvent>,
     /// From which IP address connected nodes are heard.
     remote: BTreeMap<PeerId, IpAddr>,
-    /// Where the sessions of nodes are accepted that were heard of.
+    /// Where connected nodes accept sessions.
     sessions: BTreeMap<PeerId, SocketAddr>,
     /// Nodes found, whose session address is not known yet, and for which index.
     waiting: BTreeMap<PeerId, BTreeSet<IndexId>>,
     provided: BTreeSet<IndexId>,
     /// Until when indexes are searched.
     sought: BTreeMap<IndexId, Instant>,
-    /// When to announce and search again because of new nodes.
+    /// When to announce and search again because of new nodes, and when that was done last.
     repeat: Option<Instant>,
+    repeated: Option<Instant>,
 }
 
 impl Dht {
@@ -280,6 +260,7 @@ impl Dht {
             self.provide(index);
         }
         let now = Instant::now();
+        self.repeated = Some(now);
         self.sought.retain(|_, until| *until > now);
         for index in self.sought.keys().copied().collect::<Vec<_>>() {
             self.find(index);
@@ -298,6 +279,7 @@ impl Dht {
             }
             SwarmEvent::ConnectionClosed { peer_id, num_established: 0, .. } => {
                 self.remote.remove(&peer_id);
+                self.sessions.remove(&peer_id);
                 self.waiting.remove(&peer_id);
             }
             SwarmEvent::OutgoingConnectionError { peer_id: Some(peer_id), error, .. } => {
@@ -318,16 +300,13 @@ impl Dht {
     fn identified(&mut self, peer: PeerId, info: &identify::Info) {
         let Some(&ip) = self.remote.get(&peer) else { return };
         let kad = kad_protocol(&self.config.network);
-        if info.protocols.iter().any(|protocol| *protocol == kad) {
+        if info.protocols.contains(&kad) {
             for addr in heard_at(ip, &info.listen_addrs) {
                 self.swarm.behaviour_mut().kad.add_address(&peer, addr);
             }
         }
         let Some(port) = session_port(&info.agent_version) else { return };
         let addr = SocketAddr::new(ip, port);
-        if self.sessions.len() >= NODES {
-            self.sessions.pop_first();
-        }
         self.sessions.insert(peer, addr);
         for index in self.waiting.remove(&peer).unwrap_or_default() {
             self.tell(index, peer, addr);
@@ -336,17 +315,17 @@ impl Dht {
 
     fn kad_event(&mut self, event: kad::Event) {
         match event {
-            kad::Event::OutboundQueryProgressed { result: QueryResult::GetProviders(Ok(found)), .. } => {
-                if let GetProvidersOk::FoundProviders { key, providers } = found {
-                    self.found(&key, providers);
-                }
-            }
+            kad::Event::OutboundQueryProgressed {
+                result: QueryResult::GetProviders(Ok(GetProvidersOk::FoundProviders { key, providers })),
+                ..
+            } => self.found(&key, providers),
             kad::Event::InboundRequest { request: InboundRequest::AddProvider { record: Some(record) } } => {
                 self.keep(record);
             }
             kad::Event::RoutingUpdated { is_new_peer: true, .. } => {
                 self.events.try_send(DhtEvent::Joined).ok();
-                self.repeat.get_or_insert(Instant::now() + GATHER);
+                let soon = Instant::now() + GATHER;
+                self.repeat.get_or_insert(self.repeated.map_or(soon, |last| soon.max(last + REPEAT)));
             }
             _ => {}
         }
@@ -385,8 +364,13 @@ impl Dht {
             .addresses(addresses)
             .extend_addresses_through_behaviour()
             .build();
-        if let Err(error) = self.swarm.dial(options) {
-            tracing::debug!(%peer, %error, "DHT node not dialled");
+        match self.swarm.dial(options) {
+            // It is connected, or about to be.
+            Ok(()) | Err(DialError::DialPeerConditionFalse(_)) => {}
+            Err(error) => {
+                tracing::debug!(%peer, %error, "DHT node not dialled");
+                self.waiting.remove(&peer);
+            }
         }
     }
 
@@ -401,101 +385,11 @@ impl Dht {
     }
 }
 
-fn swarm(config: &DhtConfig) -> Result<Swarm<Behaviour>, DhtError> {
-    let setup = |e: &dyn std::fmt::Display| DhtError::Setup(e.to_string());
-    let swarm = libp2p::SwarmBuilder::with_existing_identity(config.identity.keypair().clone())
-        .with_tokio()
-        .with_tcp(tcp::Config::default().nodelay(true), noise::Config::new, yamux::Config::default)
-        .map_err(|e| setup(&e))?
-        .with_behaviour(|_| behaviour(config))
-        .map_err(|e| setup(&e))?
-        .with_swarm_config(|swarm| swarm.with_idle_connection_timeout(Duration::from_secs(30)))
-        .build();
-    Ok(swarm)
-}
-
-fn behaviour(config: &DhtConfig) -> Behaviour {
-    let peer = config.identity.peer_id();
-    let limits = ConnectionLimits::default()
-        .with_max_pending_incoming(Some(16))
-        .with_max_pending_outgoing(Some(64))
-        .with_max_established_incoming(Some(CONNECTIONS / 4 * 3))
-        .with_max_established(Some(CONNECTIONS))
-        .with_max_established_per_peer(Some(2));
-
-    let store = MemoryStoreConfig {
-        max_records: 0,
-        max_value_bytes: 0,
-        max_providers_per_key: PROVIDERS_PER_KEY,
-        max_provided_keys: KEYS,
-    };
-    let mut kad = kad::Config::new(kad_protocol(&config.network));
-    kad.set_query_timeout(QUERY)
-        .set_record_filtering(StoreInserts::FilterBoth)
-        .set_provider_record_ttl(Some(RECORD_TTL))
-        .set_provider_publication_interval(Some(RENEWAL))
-        .set_replication_interval(None)
-        .set_publication_interval(None)
-        .set_parallelism(NonZeroUsize::MIN.saturating_add(2));
-    let mut kad = kad::Behaviour::with_config(peer, MemoryStore::with_config(peer, store), kad);
-    kad.set_mode(Some(if config.server { Mode::Server } else { Mode::Client }));
-
-    let agent = format!("caswarm/{} session={}", env!("CARGO_PKG_VERSION"), config.session_port);
-    let identify = identify::Config::new("/caswarm/1".into(), config.identity.keypair().public())
-        .with_agent_version(agent)
-        .with_cache_size(0);
-    Behaviour {
-        limits: connection_limits::Behaviour::new(limits),
-        kad,
-        identify: identify::Behaviour::new(identify),
-        ping: ping::Behaviour::new(ping::Config::new().with_interval(Duration::from_secs(30))),
-    }
-}
-
-/// The default network has the plain name; others have their own, so that they never mix.
-fn kad_protocol(network: &str) -> StreamProtocol {
-    let plain = StreamProtocol::new("/caswarm/kad/1.0.0");
-    if network.is_empty() {
-        return plain;
-    }
-    let name = hex::encode(&Sha256::digest(network)[..8]);
-    StreamProtocol::try_from_owned(format!("/caswarm/{name}/kad/1.0.0")).unwrap_or(plain)
-}
-
 /// Tells others of an address of our own, unless it is one that they cannot reach.
 fn note_own(swarm: &mut Swarm<Behaviour>, config: &DhtConfig, address: &Multiaddr) {
     let reachable = |addr: &SocketAddr| !addr.ip().is_loopback() || config.listen.is_loopback();
     if socket_addr(address).filter(reachable).is_some() {
         swarm.add_external_address(address.clone());
-    }
-}
-
-/// The addresses under which a node heard at `ip` may be dialled, going by the ports that it claims.
-fn heard_at(ip: IpAddr, claimed: &[Multiaddr]) -> Vec<Multiaddr> {
-    let ports: BTreeSet<_> = claimed.iter().take(64).filter_map(socket_addr).map(|addr| addr.port()).collect();
-    ports.into_iter().filter(|port| *port != 0).take(2).map(|port| multiaddr(SocketAddr::new(ip, port))).collect()
-}
-
-fn session_port(agent: &str) -> Option<u16> {
-    let port = agent.split(' ').find_map(|word| word.strip_prefix("session="))?;
-    port.parse().ok().filter(|port| *port != 0)
-}
-
-fn multiaddr(addr: SocketAddr) -> Multiaddr {
-    let addr = address::canonical(addr);
-    Multiaddr::from(addr.ip()).with(Protocol::Tcp(addr.port()))
-}
-
-fn socket_addr(addr: &Multiaddr) -> Option<SocketAddr> {
-    let mut parts = addr.iter();
-    let ip = match parts.next()? {
-        Protocol::Ip4(ip) => IpAddr::V4(ip),
-        Protocol::Ip6(ip) => IpAddr::V6(ip),
-        _ => return None,
-    };
-    match parts.next()? {
-        Protocol::Tcp(port) => Some(address::canonical(SocketAddr::new(ip, port))),
-        _ => None,
     }
 }
 

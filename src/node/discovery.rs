@@ -107,7 +107,7 @@ pub fn tag(network: &str, index: &IndexId) -> Tag {
 
 impl Discovery {
     /// Starts looking for neighbours and announcing this node; has to be called within a tokio runtime. Where mDNS does
-    /// not work at all, the only event is a warning.
+    /// not work at all, the only event is a warning; the receiver ends with the discovery.
     pub fn start(config: DiscoveryConfig) -> (Self, mpsc::Receiver<DiscoveryEvent>) {
         let (events, receiver) = mpsc::channel(256);
         let (updates, wanted) = watch::channel((0, Vec::new()));
