@@ -2,6 +2,7 @@
 
 pub mod demo;
 pub mod extract;
+pub mod lan;
 pub mod make;
 pub mod node;
 pub mod status;

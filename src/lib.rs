@@ -2,6 +2,7 @@
 
 pub mod chunk;
 pub mod cli;
+pub mod daemon;
 pub mod exit;
 pub mod extract;
 pub mod format;

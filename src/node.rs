@@ -1,12 +1,224 @@
-//! A running peer. (to come)
+//! A running peer: finds neighbours, opens sessions, fetches and serves chunks. It translates between the world and the
+//! machines of [`proto`], which decide.
+//!
+//! - [`hub`]: the event loop that owns everything; [`Node`] is its handle.
+//! - [`discovery`] (mDNS) and [`dht`] (Kademlia) produce addresses, [`session`] talks to one of them.
+//! - [`holder`] is what a node serves from, [`serve`] how.
+//! - [`fetch`] is the seam to whoever wants an image; [`lan`] puts a node behind it.
 
 pub mod address;
 pub mod dht;
 pub mod discovery;
+mod doors;
 pub mod fetch;
 pub mod frame;
+pub mod holder;
+pub mod hub;
 pub mod identity;
 pub mod known_peers;
+pub mod lan;
 pub mod outbox;
+mod recent;
+mod serve;
 pub mod session;
 pub mod tls;
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use proto::message::Hello;
+use proto::{IndexId, VERSION};
+use tokio::net::TcpListener;
+use tokio::sync::{Semaphore, mpsc, oneshot};
+
+use crate::extract::network::{FetchError, Job, NetworkReport};
+use crate::format::layout::Layout;
+use doors::Doors;
+use holder::Holder;
+use hub::{Command, Event, Hub, Status};
+use identity::Identity;
+use session::SessionConfig;
+use tls::{TlsConfigError, TlsConfigs};
+
+/// Handshakes of others at a time.
+const HANDSHAKES: usize = 16;
+
+/// How a node is set up.
+#[derive(Debug, Clone)]
+pub struct NodeConfig {
+    /// Its key.
+    pub identity: Identity,
+    /// Where last known peers are kept; `None` = nowhere.
+    pub state_dir: Option<PathBuf>,
+    /// The network's name; nodes of others are not talked to.
+    pub network: String,
+    /// The zone label; empty = the multicast segment.
+    pub zone: String,
+    /// Where sessions are accepted; port 0 = any.
+    pub listen: SocketAddr,
+    /// Whether there are neighbours at all. False: no listener, no discovery, no sessions.
+    pub lan: bool,
+    /// Whether chunks are given to neighbours.
+    pub share: bool,
+    /// Whether the node keeps DHT records for others.
+    pub dht_server: bool,
+    /// Session addresses of nodes that multicast does not reach.
+    pub bootstrap: Vec<SocketAddr>,
+    /// How long nothing may come before a fetch is given up.
+    pub patience: Duration,
+}
+
+impl NodeConfig {
+    /// The usual settings.
+    pub fn new(identity: Identity) -> Self {
+        Self {
+            identity,
+            state_dir: None,
+            network: String::new(),
+            zone: String::new(),
+            listen: SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), 0),
+            lan: true,
+            share: true,
+            dht_server: false,
+            bootstrap: Vec::new(),
+            patience: Duration::from_secs(30),
+        }
+    }
+}
+
+/// Why a node did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The port is taken, or there is no such address.
+    #[error("cannot accept sessions on {addr}: {source}")]
+    Listen {
+        /// Where.
+        addr: SocketAddr,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// TLS could not be set up.
+    #[error(transparent)]
+    Tls(#[from] TlsConfigError),
+}
+
+/// The handle of a running node; clones speak with the same one. It ends with [`Node::shutdown`].
+#[derive(Clone)]
+pub struct Node {
+    events: mpsc::Sender<Event>,
+    port: u16,
+}
+
+impl Node {
+    /// Starts a node; has to be called within a tokio runtime. Where mDNS or Kademlia do not work it runs without.
+    ///
+    /// # Errors
+    /// When it cannot listen where it was told to.
+    pub async fn start(config: NodeConfig) -> Result<Self, StartError> {
+        let tls = TlsConfigs::new(&config.identity)?;
+        let ((events, receiver), (done, finished)) = Hub::channels();
+        let listener = match config.lan {
+            true => {
+                let failed = |source| StartError::Listen { addr: config.listen, source };
+                Some(TcpListener::bind(config.listen).await.map_err(failed)?)
+            }
+            false => None,
+        };
+        let port = listener.as_ref().and_then(|listener| listener.local_addr().ok()).map_or(0, |addr| addr.port());
+        let doors = Doors::open(&config, port, &events).await;
+        let hello = Hello {
+            version: VERSION,
+            network: config.network.clone(),
+            zone: config.zone.clone(),
+            session_port: port,
+            dht_port: doors.dht_port(),
+            agent: concat!("caswarm/", env!("CARGO_PKG_VERSION")).into(),
+        };
+        let sessions = SessionConfig::new(tls, hello);
+        if let Some(listener) = listener {
+            tokio::spawn(accept(listener, sessions.clone(), events.clone()));
+        }
+        let hub = Hub::new(config, sessions, doors, events.clone(), done);
+        tokio::spawn(hub.run(receiver, finished));
+        Ok(Self { events, port })
+    }
+
+    /// The port on which sessions are accepted; 0 = none.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// The index with this id from a neighbour. `None`: none has it, and this node is the one that should ask the
+    /// origin; if `origin` is false there is none to ask, and the search goes on until the future is dropped.
+    pub async fn index(&self, id: IndexId, origin: bool) -> Option<Bytes> {
+        self.ask(|reply| Command::Index { id, origin, reply }).await.flatten()
+    }
+
+    /// Fetches an image. Ends when everything wanted is in place or nowhere to be had.
+    ///
+    /// # Errors
+    /// [`FetchError`] with what every source said last.
+    pub async fn fetch(&self, job: Job) -> Result<NetworkReport, FetchError> {
+        let job = Box::new(job);
+        let ended = FetchError { missing: 0, reasons: "the node ended".into() };
+        self.ask(|reply| Command::Fetch { job, reply }).await.unwrap_or(Err(ended))
+    }
+
+    /// Serves from `holder` from now on. With an index, the image is announced under `name`.
+    pub async fn serve(&self, holder: Arc<dyn Holder>, index: Option<(IndexId, Bytes, Arc<Layout>)>, name: String) {
+        let _ = self.events.send(Event::Command(Command::Serve { holder, index, name })).await;
+    }
+
+    /// Whether a neighbour still lacks chunks of this index.
+    pub async fn needed(&self, index: IndexId) -> bool {
+        self.ask(|reply| Command::Needed { index, reply }).await.unwrap_or(false)
+    }
+
+    /// The node's state; `None` after it ended.
+    pub async fn status(&self) -> Option<Status> {
+        self.ask(|reply| Command::Status { reply }).await
+    }
+
+    /// Says goodbye to everyone and ends the node.
+    pub async fn shutdown(&self) {
+        self.ask(|reply| Command::Shutdown { reply }).await;
+        self.events.closed().await;
+    }
+
+    async fn ask<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> Option<T> {
+        let (reply, answer) = oneshot::channel();
+        self.events.send(Event::Command(command(reply))).await.ok()?;
+        answer.await.ok()
+    }
+}
+
+/// Takes connections and opens sessions on them, a bounded number at a time.
+async fn accept(listener: TcpListener, config: SessionConfig, events: mpsc::Sender<Event>) {
+    let handshakes = Arc::new(Semaphore::new(HANDSHAKES));
+    loop {
+        let Ok(room) = handshakes.clone().acquire_owned().await else { return };
+        let connection = tokio::select! {
+            connection = listener.accept() => connection,
+            () = events.closed() => return,
+        };
+        let Ok((tcp, _)) = connection else {
+            // Out of file descriptors, most likely: it passes.
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            continue;
+        };
+        let (config, events) = (config.clone(), events.clone());
+        tokio::spawn(async move {
+            let opened = session::accept(tcp, &config).await;
+            drop(room);
+            match opened {
+                Ok(session) => {
+                    let _ = events.send(Event::Opened { session: Box::new(session), dialled: false }).await;
+                }
+                Err(error) => tracing::debug!(%error, "no session"),
+            }
+        });
+    }
+}

@@ -9,14 +9,16 @@ use clap::ArgAction;
 use indicatif::{ProgressBar, ProgressStyle};
 use proto::IndexId;
 
+use super::lan::LanArgs;
 use super::{Global, parse_boolean, parse_bytes};
 use crate::exit::Exit;
-use crate::extract::direct::Direct;
 use crate::extract::network::Network;
 use crate::extract::progress::{Place, Progress};
 use crate::extract::report::Bytes;
 use crate::extract::target::TargetOptions;
 use crate::extract::{self, Config, SourceOptions};
+use crate::node::identity::Identity;
+use crate::node::lan::Lan;
 use crate::source::http::{HttpClient, HttpOptions};
 use crate::source::location::Location;
 use crate::source::seed::SeedName;
@@ -77,18 +79,8 @@ pub struct Args {
     /// Neither ask neighbours nor serve them.
     #[arg(long)]
     pub(super) no_lan: bool,
-    /// Ask neighbours, but serve none.
-    #[arg(long)]
-    pub(super) no_share: bool,
-    /// A node to begin with, where multicast does not reach.
-    #[arg(long, value_name = "ADDR")]
-    pub(super) bootstrap: Vec<String>,
-    /// The zone this machine is in [default: its LAN segment].
-    #[arg(long, value_name = "NAME")]
-    pub(super) zone: Option<String>,
-    /// The name of the network; nodes of other networks are not talked to.
-    #[arg(long, value_name = "NAME")]
-    pub(super) network: Option<String>,
+    #[command(flatten)]
+    pub(super) lan: LanArgs,
 }
 
 /// Extracts, and reports.
@@ -97,10 +89,10 @@ pub struct Args {
 /// Whatever stopped it.
 pub async fn run(args: Args, global: &Global) -> anyhow::Result<Exit> {
     let http = HttpClient::new(HttpOptions { rate_limit: args.rate_limit_bps, ..HttpOptions::default() })?;
-    let network = network(&args, global);
+    let network = network(&args, global).await?;
     let config = config(&args);
     if args.dry_run {
-        let plan = extract::dry_run(config, &*network, &http).await?;
+        let plan = extract::dry_run(config, &network, &http).await?;
         if args.json {
             println!("{}", serde_json::to_string(&plan)?)
         } else {
@@ -110,7 +102,7 @@ pub async fn run(args: Args, global: &Global) -> anyhow::Result<Exit> {
     }
     let progress = Arc::new(Progress::default());
     let shown = tokio::spawn(show(progress.clone(), !global.quiet && std::io::stderr().is_terminal()));
-    let done = extract::run(config, &*network, &http, progress).await;
+    let done = extract::run(config, &network, &http, progress).await;
     shown.abort();
     let _ = shown.await;
     let (report, mut image) = done?;
@@ -129,9 +121,13 @@ pub async fn run(args: Args, global: &Global) -> anyhow::Result<Exit> {
     Ok(Exit::Ok)
 }
 
-fn network(args: &Args, global: &Global) -> Box<dyn Network> {
-    let _ = (args, global);
-    Box::new(Direct)
+async fn network(args: &Args, global: &Global) -> anyhow::Result<Lan> {
+    let mut config = args.lan.node_config(Identity::ephemeral(), None).await?;
+    config.lan = !args.no_lan;
+    let state = global.state_dir().ok().map(|state| (state.path().to_owned(), state.control_socket()));
+    let (state_dir, control) = state.unzip();
+    config.state_dir = state_dir.filter(|dir| dir.is_dir());
+    Ok(Lan::new(config, control.filter(|_| !args.no_lan)))
 }
 
 fn config(args: &Args) -> Config {

@@ -1,18 +1,63 @@
-//! `caswarm node`. (to come)
+//! `caswarm node`.
+
+use std::path::PathBuf;
+
+use anyhow::Context;
 
 use super::Global;
+use super::lan::LanArgs;
+use crate::daemon::{self, DaemonConfig};
 use crate::exit::Exit;
+use crate::node::identity::Identity;
 
 /// What `caswarm node` takes.
 #[derive(Debug, clap::Args)]
-pub struct Args {}
+pub struct Args {
+    /// A chunk store (.castr) to serve from; may be repeated.
+    #[arg(long, value_name = "STORE")]
+    store: Vec<PathBuf>,
 
-/// Does it.
+    /// An extracted image to serve from as it lies on disk, with its index; may be repeated.
+    #[arg(long, value_name = "INDEX=FILE", value_parser = index_and_file)]
+    image: Vec<(PathBuf, PathBuf)>,
+
+    /// Keep DHT records for others only when told so.
+    #[arg(long)]
+    no_dht_server: bool,
+
+    #[command(flatten)]
+    lan: LanArgs,
+}
+
+/// Runs a node until it is stopped.
 ///
 /// # Errors
 /// Whatever stopped it.
-#[allow(clippy::unused_async)]
 pub async fn run(args: Args, global: &Global) -> anyhow::Result<Exit> {
-    let _ = (args, global);
-    anyhow::bail!("node is not built yet")
+    let state = global.state_dir()?;
+    let path = state.create()?.to_owned();
+    let identity = Identity::load_or_create(&path)?;
+    let mut node = args.lan.node_config(identity, Some(daemon::PORT)).await?;
+    node.state_dir = Some(path);
+    node.dht_server = !args.no_dht_server;
+    let config = DaemonConfig { node, stores: args.store, images: args.image, control: state.control_socket() };
+    daemon::run(config, stopped()).await.context("node")?;
+    Ok(Exit::Ok)
+}
+
+/// Ready when a person or a service manager wants the program to end.
+async fn stopped() {
+    use tokio::signal::unix::{SignalKind, signal};
+    let Ok(mut terminated) = signal(SignalKind::terminate()) else { return std::future::pending().await };
+    tokio::select! {
+        _ = tokio::signal::ctrl_c() => {}
+        _ = terminated.recv() => {}
+    }
+}
+
+fn index_and_file(text: &str) -> Result<(PathBuf, PathBuf), String> {
+    match text.split_once('=') {
+        Some((index, file)) if !index.is_empty() && !file.is_empty() => Ok((index.into(), file.into())),
+        _ => Err("give the index and the image as INDEX=FILE, for example os.caibx=/dev/sdb2".into()),
+    }
 }

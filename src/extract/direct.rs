@@ -30,7 +30,7 @@ const SICK: u32 = 32;
 pub struct Direct;
 
 impl Network for Direct {
-    fn index(&self, _: IndexId) -> BoxFuture<'_, Option<Bytes>> {
+    fn index(&self, _: IndexId, _: bool) -> BoxFuture<'_, Option<Bytes>> {
         futures::future::ready(None).boxed()
     }
 

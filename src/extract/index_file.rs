@@ -109,14 +109,22 @@ pub async fn load(
         None => id_beside(location, http).await,
     };
     if let Some(id) = told {
-        if let Some(bytes) = network.index(id).await {
+        if let Some(bytes) = network.index(id, true).await {
             if Index::index_id(&bytes) == id {
                 return checked(place, bytes, Some(id), Whence::Lan);
             }
             tracing::debug!("a neighbour sent another index than {id}");
         }
     }
-    let bytes = http.get_file(&place, LONGEST).await?.ok_or_else(|| IndexFileError::Absent(place.clone()))?;
+    let bytes = match (http.get_file(&place, LONGEST).await, told) {
+        (Ok(found), _) => found.ok_or_else(|| IndexFileError::Absent(place.clone()))?,
+        // No way to the origin: a neighbour may get the index yet.
+        (Err(error), Some(id)) => match network.index(id, false).await {
+            Some(bytes) => return checked(place, bytes, Some(id), Whence::Lan),
+            None => return Err(error.into()),
+        },
+        (Err(error), None) => return Err(error.into()),
+    };
     let file = checked(place, bytes, pinned, Whence::Origin)?;
     if let Some(told) = told.filter(|told| *told != file.id) {
         tracing::warn!("{location} is not the index {told} that its .id file names; write the .id file anew");

@@ -70,8 +70,9 @@ pub struct Finished {
 
 /// Whoever fetches for an extraction: the node with its neighbours, or [`super::direct::Direct`] without any.
 pub trait Network: Send + Sync {
-    /// The index with this id, if a neighbour has it. It is verified by the caller too.
-    fn index(&self, id: IndexId) -> BoxFuture<'_, Option<Bytes>>;
+    /// The index with this id, if a neighbour has it. It is verified by the caller too. `origin` says whether the caller
+    /// can ask the origin: `None` then means that it should, now; else that there is no hope.
+    fn index(&self, id: IndexId, origin: bool) -> BoxFuture<'_, Option<Bytes>>;
 
     /// Fetches all that is wanted. Ends when `job.wanted` has ended and every position was stored or is nowhere to be
     /// had, or when the sink said that the target failed. Dropping the future ends all requests.

@@ -1,0 +1,159 @@
+//! What this node can serve chunks from: stores, and extracted images as they lie on disk, without a second copy.
+//! What a holder reads is unverified; [`super::serve`] verifies before anything leaves.
+
+use std::collections::HashSet;
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use proto::{ChunkId, IndexId};
+
+use crate::chunk::{Encoded, Encoding};
+use crate::extract::assembly::Assembly;
+use crate::format::index::Index;
+use crate::format::layout::Layout;
+use crate::source::SourceError;
+use crate::source::local_store::LocalStore;
+
+/// Somewhere on this machine that chunks can be read from. All calls block.
+pub trait Holder: Send + Sync {
+    /// What to call it: a path.
+    fn name(&self) -> String;
+
+    /// Whether it is worth reading. A wrong `true` costs a read.
+    fn has(&self, id: &ChunkId) -> bool;
+
+    /// The bytes of a chunk, unverified; `None` if they are not here.
+    fn read(&self, id: &ChunkId) -> Result<Option<Encoded>, SourceError>;
+
+    /// How many chunks it holds, for people.
+    fn count(&self) -> u64;
+}
+
+/// A `.castr` directory. Which chunks it has is read once, when it is opened, and again when asked for.
+pub struct StoreHolder {
+    store: LocalStore,
+    ids: HashSet<ChunkId>,
+}
+
+impl StoreHolder {
+    /// Opens the store and lists it.
+    ///
+    /// # Errors
+    /// When it is no store or cannot be read.
+    pub fn open(path: &Path) -> Result<Self, SourceError> {
+        let store = LocalStore::open(path)?;
+        let ids = store.ids()?.collect::<Result<_, _>>()?;
+        Ok(Self { store, ids })
+    }
+}
+
+impl Holder for StoreHolder {
+    fn name(&self) -> String {
+        self.store.path().display().to_string()
+    }
+
+    fn has(&self, id: &ChunkId) -> bool {
+        self.ids.contains(id)
+    }
+
+    fn read(&self, id: &ChunkId) -> Result<Option<Encoded>, SourceError> {
+        self.store.get(*id)
+    }
+
+    fn count(&self) -> u64 {
+        self.ids.len() as u64
+    }
+}
+
+/// An extracted image with its index.
+pub struct ImageHolder {
+    path: PathBuf,
+    file: File,
+    index: Bytes,
+    id: IndexId,
+    layout: Arc<Layout>,
+}
+
+impl ImageHolder {
+    /// Opens the image; `index` is the bytes of its index file. The image's content is not looked at: what does not
+    /// verify later is not served.
+    ///
+    /// # Errors
+    /// When the image cannot be read or the index is none; the message names the file.
+    pub fn open(path: &Path, index: Bytes) -> Result<Self, SourceError> {
+        let failed = |reason: String| SourceError::Io { path: path.to_owned(), reason };
+        let file = File::open(path).map_err(|e| failed(e.to_string()))?;
+        let parsed = Index::parse(&index).map_err(|e| failed(format!("its index: {e}")))?;
+        let id = Index::index_id(&index);
+        Ok(Self { path: path.to_owned(), file, id, layout: Arc::new(Layout::of(&parsed)), index })
+    }
+
+    /// The bytes of its index file.
+    pub fn index(&self) -> &Bytes {
+        &self.index
+    }
+
+    /// The name of its index.
+    pub fn index_id(&self) -> IndexId {
+        self.id
+    }
+
+    /// The layout of its index.
+    pub fn layout(&self) -> &Arc<Layout> {
+        &self.layout
+    }
+}
+
+impl Holder for ImageHolder {
+    fn name(&self) -> String {
+        self.path.display().to_string()
+    }
+
+    fn has(&self, id: &ChunkId) -> bool {
+        self.layout.position(id).is_some()
+    }
+
+    fn read(&self, id: &ChunkId) -> Result<Option<Encoded>, SourceError> {
+        let Some(position) = self.layout.position(id) else { return Ok(None) };
+        let Some(&offset) = self.layout.offsets(position).first() else { return Ok(None) };
+        let mut bytes = vec![0; self.layout.length(position) as usize];
+        match self.file.read_exact_at(&mut bytes, offset) {
+            Ok(()) => Ok(Some(Encoded { encoding: Encoding::Plain, bytes: bytes.into() })),
+            Err(e) if e.kind() == std::io::ErrorKind::UnexpectedEof => Ok(None),
+            Err(e) => Err(SourceError::Io { path: self.path.clone(), reason: e.to_string() }),
+        }
+    }
+
+    fn count(&self) -> u64 {
+        u64::from(self.layout.count())
+    }
+}
+
+/// The target of an extraction under way, or done.
+pub struct AssemblyHolder(pub Arc<Assembly>);
+
+impl Holder for AssemblyHolder {
+    fn name(&self) -> String {
+        "the image being extracted".into()
+    }
+
+    fn has(&self, id: &ChunkId) -> bool {
+        self.0.layout().position(id).is_some_and(|position| self.0.holds(position))
+    }
+
+    fn read(&self, id: &ChunkId) -> Result<Option<Encoded>, SourceError> {
+        let Some(position) = self.0.layout().position(id) else { return Ok(None) };
+        match self.0.read(position) {
+            Ok(bytes) => Ok(Some(Encoded { encoding: Encoding::Plain, bytes: bytes.into() })),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(e) => Err(SourceError::Io { path: self.name().into(), reason: e.to_string() }),
+        }
+    }
+
+    fn count(&self) -> u64 {
+        self.0.count()
+    }
+}

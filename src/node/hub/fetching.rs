@@ -1,0 +1,383 @@
+//! Images under way: what the exchange says is done here, with sessions, the origin's stores and the extraction's sink.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use proto::exchange::{Config, GiveUp, OriginAnswer, Output, Source};
+use proto::{ChunkId, Exchange, Holdings, IndexId, Message, NodeId, Position};
+use roaring::RoaringBitmap;
+use tokio::sync::oneshot;
+use tokio::task::JoinSet;
+
+use super::{Done, Event, Hub, Local};
+use crate::chunk::Encoded;
+use crate::extract::assembly::Assembly;
+use crate::extract::network::{FetchError, Job, NetworkReport};
+use crate::format::layout::Layout;
+use crate::node::fetch::{Arrival, From, Outcome, Sink};
+use crate::node::holder::AssemblyHolder;
+use crate::source::SourceError;
+use crate::source::http_store::HttpStore;
+
+/// Origin requests in flight at most.
+const ORIGIN_REQUESTS: usize = 64;
+
+/// An image under way.
+pub(crate) struct Fetching {
+    pub(super) exchange: Exchange,
+    layout: Arc<Layout>,
+    assembly: Arc<Assembly>,
+    sink: Arc<dyn Sink>,
+    origins: Vec<HttpStore>,
+    requests: JoinSet<()>,
+    /// What is being verified, in order to be kept as it came.
+    checking: BTreeMap<Position, (Encoded, Source)>,
+    /// Stores that gave something else for a position.
+    bad: BTreeMap<Position, u64>,
+    /// What each store said last.
+    complaints: Vec<Option<String>>,
+    all_wanted: bool,
+    synced: u64,
+    report: NetworkReport,
+    reply: Option<oneshot::Sender<Result<NetworkReport, FetchError>>>,
+}
+
+/// What the origin's stores answered to one request.
+pub(crate) struct OriginReply {
+    index: IndexId,
+    position: Position,
+    found: Option<(usize, Encoded)>,
+    took: Duration,
+    errors: Vec<(usize, SourceError)>,
+    requests: u64,
+}
+
+impl Local {
+    /// What is served at this moment.
+    pub(super) fn holds(&self) -> Holdings {
+        match &self.fetching {
+            Some(fetching) => Holdings::from(fetching.exchange.held().clone()),
+            None => self.holdings.clone(),
+        }
+    }
+}
+
+impl Hub {
+    pub(super) fn fetching(&mut self, index: &IndexId) -> Option<&mut Fetching> {
+        self.locals.get_mut(index)?.fetching.as_deref_mut()
+    }
+
+    /// Starts an image.
+    pub(super) fn fetch(&mut self, job: Job, reply: oneshot::Sender<Result<NetworkReport, FetchError>>) {
+        let Job { index_id, index, layout, assembly, origins, mut wanted, sink } = job;
+        let now = self.now();
+        let lengths: Arc<[u32]> = (0..layout.count()).map(|position| layout.length(position)).collect();
+        let held = assembly.held().into_positions();
+        let config = Config {
+            origin: !origins.is_empty(),
+            grace: if self.config.lan { Config::default().grace } else { Duration::ZERO },
+            patience: self.config.patience,
+            origin_requests: ORIGIN_REQUESTS,
+            ..Config::default()
+        };
+        let mut exchange = Exchange::new(self.me, &index_id, lengths, held, config, now);
+        let mut all = RoaringBitmap::new();
+        all.insert_range(0..layout.count());
+        exchange.postpone(&all);
+        for (id, neighbour) in &self.neighbours {
+            let Some(roster) = neighbour.rosters.get(&index_id) else { continue };
+            exchange.joined(*id, roster.downloads, now);
+            exchange.peer_origin(*id, !roster.no_origin);
+            match &roster.holdings {
+                Some(holdings) => exchange.have(*id, holdings, now),
+                None if roster.downloads && !roster.has_index => exchange.have(*id, &Holdings::new(), now),
+                None => {}
+            }
+        }
+        let events = self.events.clone();
+        tokio::spawn(async move {
+            while let Some(positions) = wanted.recv().await {
+                if events.send(Event::Wanted { index: index_id, positions: Some(positions) }).await.is_err() {
+                    return;
+                }
+            }
+            let _ = events.send(Event::Wanted { index: index_id, positions: None }).await;
+        });
+        self.serving.know(index_id, layout.clone());
+        self.serving.add(Arc::new(AssemblyHolder(assembly.clone())));
+        let fetching = Fetching {
+            exchange,
+            synced: assembly.count(),
+            complaints: vec![None; origins.len()],
+            layout: layout.clone(),
+            assembly,
+            sink,
+            origins,
+            requests: JoinSet::new(),
+            checking: BTreeMap::new(),
+            bad: BTreeMap::new(),
+            all_wanted: false,
+            report: NetworkReport::default(),
+            reply: Some(reply),
+        };
+        let local = self.local(index_id);
+        local.bytes = Some(index);
+        local.layout = Some(layout);
+        local.race = None;
+        local.foreign = false;
+        local.fetching = Some(Box::new(fetching));
+        self.announce_local(index_id);
+        self.doors.provide(index_id);
+        self.doors.find_providers(index_id);
+    }
+
+    pub(super) fn wanted(&mut self, index: IndexId, positions: Option<Vec<Position>>) {
+        let now = self.now();
+        let Some(fetching) = self.fetching(&index) else { return };
+        match positions {
+            Some(positions) => fetching.exchange.want(positions, now),
+            None => fetching.all_wanted = true,
+        }
+    }
+
+    pub(super) fn chunk_came(&mut self, from: NodeId, index: IndexId, position: Position, encoded: Encoded) {
+        let now = self.now();
+        let done = self.done.clone();
+        let Some(fetching) = self.fetching(&index) else { return };
+        let bytes = encoded.bytes.len() as u64;
+        if fetching.exchange.arrived(position, from, bytes, now) {
+            fetching.check(index, position, encoded, Source::Peer(from), 0, done);
+        }
+    }
+
+    pub(super) fn origin_replied(&mut self, reply: OriginReply) {
+        let now = self.now();
+        let done = self.done.clone();
+        let OriginReply { index, position, found, took, errors, requests } = reply;
+        let Some(fetching) = self.fetching(&index) else { return };
+        fetching.report.origin_requests += requests;
+        let failed = !errors.is_empty();
+        for (store, error) in errors {
+            tracing::debug!(%error, "origin");
+            fetching.complaints[store] = Some(error.to_string());
+        }
+        let answer = match &found {
+            Some((_, encoded)) => OriginAnswer::Bytes { bytes: encoded.bytes.len() as u64, first_byte: took },
+            None if failed => OriginAnswer::Unavailable,
+            None => OriginAnswer::Absent,
+        };
+        let accepted = fetching.exchange.origin_answered(position, answer, now);
+        if let Some((store, encoded)) = found
+            && accepted
+        {
+            fetching.check(index, position, encoded, Source::Origin, store, done);
+        }
+    }
+
+    /// A chunk was verified and written, or not.
+    pub(super) fn done(&mut self, done: Done) {
+        let now = self.now();
+        let Done { index, position, from, store, outcome } = done;
+        let serving = self.serving.clone();
+        let Some(fetching) = self.fetching(&index) else { return };
+        let kept = fetching.checking.remove(&position);
+        match outcome {
+            Outcome::Stored => {
+                if let Some((encoded, _)) = kept {
+                    serving.recent.keep(fetching.layout.id(position), encoded);
+                }
+                fetching.exchange.stored(position, now);
+            }
+            Outcome::Corrupt(reason) => {
+                tracing::debug!(position, reason, "corrupt");
+                if from == Source::Origin {
+                    *fetching.bad.entry(position).or_default() |= 1 << store.min(63);
+                    fetching.complaints[store] = Some(reason);
+                }
+                fetching.exchange.corrupt(position, from, now);
+            }
+            Outcome::Failed(reason) => {
+                fetching.fail(FetchError { missing: fetching.assembly.missing().len(), reasons: reason });
+            }
+        }
+    }
+
+    /// Asks every exchange what to do, and does it.
+    pub(super) fn drive(&mut self) {
+        let now = self.now();
+        let under_way: Vec<IndexId> =
+            self.locals.iter().filter(|(_, local)| local.fetching.is_some()).map(|(index, _)| *index).collect();
+        for index in under_way {
+            while let Some(output) = self.fetching(&index).and_then(|fetching| fetching.exchange.poll(now)) {
+                self.carry_out(index, output);
+            }
+            if let Some(fetching) = self.fetching(&index) {
+                fetching.settle();
+            }
+        }
+    }
+
+    fn carry_out(&mut self, index: IndexId, output: Output) {
+        let send = |hub: &Self, to: NodeId, message: Message| {
+            if let Some(neighbour) = hub.neighbours.get(&to) {
+                neighbour.send(&message);
+            }
+        };
+        match output {
+            Output::Ask(to, positions) => send(self, to, Message::Want { index, positions, plain: false }),
+            Output::Cancel(to, positions) => send(self, to, Message::Cancel { index, positions }),
+            Output::AskOrigin(position) => self.ask_origin(index, position),
+            Output::Announce(holdings) if self.config.share => {
+                self.tell(&index, &Message::HaveMore { index, holdings });
+            }
+            Output::Claim(groups) if self.config.share => self.tell(&index, &Message::Claim { index, groups }),
+            Output::TellOrigin(reachable) => self.tell(&index, &Message::Origin { index, reachable }),
+            Output::Ban(peer) => self.ban(peer),
+            Output::GiveUp(reason) => {
+                if let Some(fetching) = self.fetching(&index) {
+                    let error = fetching.gave_up(&reason);
+                    fetching.fail(error);
+                }
+            }
+            Output::Announce(_) | Output::Claim(_) | Output::Complete => {}
+        }
+    }
+
+    fn ask_origin(&mut self, index: IndexId, position: Position) {
+        let events = self.events.clone();
+        let Some(fetching) = self.fetching(&index) else { return };
+        let id = fetching.layout.id(position);
+        let bad = fetching.bad.get(&position).copied().unwrap_or(0);
+        let stores: Vec<_> = fetching.origins.iter().cloned().enumerate().collect();
+        while fetching.requests.try_join_next().is_some() {}
+        fetching.requests.spawn(async move {
+            let reply = ask_stores(index, position, id, bad, stores).await;
+            let _ = events.send(Event::Origin(Box::new(reply))).await;
+        });
+    }
+
+    /// What turned up by local work is held too.
+    pub(super) fn tend_fetching(&mut self) {
+        let now = self.now();
+        for fetching in self.locals.values_mut().filter_map(|local| local.fetching.as_mut()) {
+            let count = fetching.assembly.count();
+            if count != fetching.synced {
+                fetching.synced = count;
+                let news = fetching.assembly.held().into_positions() - fetching.exchange.held();
+                for position in news {
+                    if !fetching.checking.contains_key(&position) {
+                        fetching.exchange.stored(position, now);
+                    }
+                }
+            }
+        }
+    }
+
+    pub(super) fn needed(&mut self, index: &IndexId) -> bool {
+        let now_missing = |neighbour: &super::Neighbour, layout: &Layout| {
+            neighbour.rosters.get(index).is_some_and(|roster| {
+                let held = roster.holdings.as_ref().map_or(0, |holdings| holdings.positions().len());
+                roster.downloads && held < u64::from(layout.count())
+            })
+        };
+        let Some(layout) = self.locals.get(index).and_then(|local| local.layout.clone()) else { return false };
+        self.neighbours.values().any(|neighbour| now_missing(neighbour, &layout))
+    }
+
+    /// A neighbour left the exchange of an index.
+    pub(super) fn departed(&mut self, id: NodeId, index: &IndexId) {
+        let now = self.now();
+        if let Some(local) = self.locals.get_mut(index) {
+            if let Some(race) = &mut local.race {
+                race.machine.left(id);
+            }
+            if let Some(fetching) = &mut local.fetching {
+                fetching.exchange.left(id, now);
+            }
+        }
+    }
+}
+
+impl Fetching {
+    fn check(
+        &mut self,
+        index: IndexId,
+        position: Position,
+        encoded: Encoded,
+        from: Source,
+        store: usize,
+        done: tokio::sync::mpsc::UnboundedSender<Done>,
+    ) {
+        self.checking.insert(position, (encoded.clone(), from));
+        let sender = match from {
+            Source::Peer(node) => From::Peer(node),
+            Source::Origin => From::Origin(store),
+        };
+        let arrival = Arrival { position, encoded, from: sender };
+        self.sink.arrived(
+            arrival,
+            Box::new(move |outcome| {
+                let _ = done.send(Done { index, position, from, store, outcome });
+            }),
+        );
+    }
+
+    /// Answers the extraction once all that it wanted is in place.
+    fn settle(&mut self) {
+        if self.all_wanted
+            && self.exchange.settled()
+            && let Some(reply) = self.reply.take()
+        {
+            let _ = reply.send(Ok(self.report));
+        }
+    }
+
+    fn fail(&mut self, error: FetchError) {
+        if let Some(reply) = self.reply.take() {
+            let _ = reply.send(Err(error));
+        }
+    }
+
+    fn gave_up(&self, reason: &GiveUp) -> FetchError {
+        let missing = self.assembly.missing().len();
+        let mut reasons: Vec<String> = self.complaints.iter().flatten().cloned().collect();
+        match reason {
+            GiveUp::Absent(positions) => {
+                let ids: Vec<String> = positions.iter().take(3).map(|p| self.layout.id(*p).to_string()).collect();
+                reasons.push(format!("no store and no neighbour has chunk {}", ids.join(", ")));
+            }
+            GiveUp::Unreachable(_) if self.origins.is_empty() => reasons.push("no neighbour has them".into()),
+            GiveUp::Unreachable(_) => reasons.push("no neighbour has them either".into()),
+        }
+        FetchError { missing, reasons: reasons.join("; ") }
+    }
+}
+
+/// Asks the stores in order, but not those that gave something else before. A store that fails does not hide the next.
+async fn ask_stores(
+    index: IndexId,
+    position: Position,
+    id: ChunkId,
+    bad: u64,
+    stores: Vec<(usize, HttpStore)>,
+) -> OriginReply {
+    let mut reply = OriginReply { index, position, found: None, took: Duration::ZERO, errors: Vec::new(), requests: 0 };
+    for (number, store) in stores {
+        if bad & (1 << number.min(63)) != 0 {
+            continue;
+        }
+        reply.requests += 1;
+        match store.fetch_timed(id).await {
+            Ok(fetched) => {
+                if let Some(encoded) = fetched.encoded {
+                    reply.took = fetched.first_byte;
+                    reply.found = Some((number, encoded));
+                    break;
+                }
+            }
+            Err(error) => reply.errors.push((number, error)),
+        }
+    }
+    reply
+}

@@ -1,0 +1,157 @@
+//! What neighbours say, passed on to whom it concerns.
+
+use bytes::Bytes;
+use proto::message::Join;
+use proto::{Holdings, IndexId, Message, NodeId};
+
+use super::{Hub, encoded};
+
+impl Hub {
+    /// Tells a new neighbour what this node takes part in.
+    pub(super) fn introduce(&mut self, to: NodeId) {
+        let Some(neighbour) = self.neighbours.get(&to) else { return };
+        for (index, local) in &self.locals {
+            if let Some(join) = self.join(index) {
+                neighbour.send(&join);
+            }
+            if local.layout.is_some() && self.config.share {
+                neighbour.send(&Message::Have { index: *index, holdings: local.holds() });
+            }
+            if local.fetching.as_ref().is_some_and(|fetching| !fetching.exchange.origin_reachable()) {
+                neighbour.send(&Message::Origin { index: *index, reachable: false });
+            }
+        }
+    }
+
+    /// Tells every neighbour that this node takes part in an index, and what it holds.
+    pub(super) fn announce_local(&self, index: IndexId) {
+        let Some(local) = self.locals.get(&index) else { return };
+        if let Some(join) = self.join(&index) {
+            self.tell_all(&join);
+        }
+        if local.layout.is_some() && self.config.share {
+            self.tell_all(&Message::Have { index, holdings: local.holds() });
+        }
+    }
+
+    fn join(&self, index: &IndexId) -> Option<Message> {
+        let local = self.locals.get(index)?;
+        let downloads = local.race.is_some() || local.fetching.is_some();
+        let has_index = local.bytes.is_some() && self.config.share;
+        Some(Message::Join(Join { index: *index, downloads, has_index }))
+    }
+
+    pub(super) fn said(&mut self, from: NodeId, message: Message, payload: Bytes) {
+        self.heard(from, payload.len());
+        let now = self.now();
+        match message {
+            Message::Hello(_) => self.close(from, "said hello twice"),
+            Message::Join(join) => self.joined(from, &join),
+            Message::Leave { index } => {
+                self.departed(from, &index);
+                if let Some(neighbour) = self.neighbours.get_mut(&from) {
+                    neighbour.rosters.remove(&index);
+                }
+            }
+            Message::Have { index, holdings } => self.has(from, index, holdings, false),
+            Message::HaveMore { index, holdings } => self.has(from, index, holdings, true),
+            Message::Claim { index, groups } => {
+                if let Some(fetching) = self.fetching(&index) {
+                    fetching.exchange.claimed(from, &groups, now);
+                }
+            }
+            Message::Origin { index, reachable } => {
+                if let Some(roster) = self.neighbours.get_mut(&from).and_then(|n| n.roster(index)) {
+                    roster.no_origin = !reachable;
+                }
+                if let Some(fetching) = self.fetching(&index) {
+                    fetching.exchange.peer_origin(from, reachable);
+                }
+            }
+            Message::Want { index, positions, plain } => {
+                if let Some(neighbour) = self.neighbours.get(&from).filter(|_| self.config.share) {
+                    neighbour.wants.push(index, &positions, plain, &neighbour.sender);
+                }
+            }
+            Message::Cancel { index, positions } => {
+                if let Some(neighbour) = self.neighbours.get(&from) {
+                    neighbour.wants.cancel(index, &positions, &neighbour.sender);
+                }
+            }
+            Message::Chunk { index, position, encoding, .. } => {
+                self.chunk_came(from, index, position, encoded(encoding, payload));
+            }
+            Message::Absent { index, positions, retry_ms } => {
+                if let Some(fetching) = self.fetching(&index) {
+                    let retry = std::time::Duration::from_millis(retry_ms.into());
+                    fetching.exchange.absent(from, &positions, retry, now);
+                }
+            }
+            Message::GetIndex { index } => self.index_wanted(from, index),
+            Message::IndexPart { index, total, offset, .. } => self.index_part(from, index, total, offset, &payload),
+            Message::NoIndex { index } => self.no_index(from, index),
+            Message::GetChunk { chunk } => {
+                if let Some(neighbour) = self.neighbours.get(&from) {
+                    match self.serving.place(&chunk).filter(|_| self.config.share) {
+                        Some((index, position)) => neighbour.wants.push_by_id(index, position, &neighbour.sender),
+                        None => neighbour.send(&Message::NoChunk { chunk }),
+                    }
+                }
+            }
+            Message::Ping { nonce } => {
+                if let Some(neighbour) = self.neighbours.get(&from) {
+                    neighbour.send(&Message::Pong { nonce });
+                }
+            }
+            Message::ChunkById { .. } | Message::NoChunk { .. } | Message::Pong { .. } => {}
+            Message::Bye { reason } => {
+                tracing::debug!(node = ?from, reason, "said goodbye");
+                self.close(from, "goodbye");
+            }
+        }
+    }
+
+    fn joined(&mut self, from: NodeId, join: &Join) {
+        let now = self.now();
+        let Some(roster) = self.neighbours.get_mut(&from).and_then(|neighbour| neighbour.roster(join.index)) else {
+            return;
+        };
+        roster.downloads = join.downloads;
+        roster.has_index = join.has_index;
+        let has_index = join.has_index;
+        match self.locals.get_mut(&join.index) {
+            Some(local) => {
+                if let Some(race) = &mut local.race {
+                    race.machine.joined(from, has_index);
+                }
+                if let Some(fetching) = &mut local.fetching {
+                    fetching.exchange.joined(from, join.downloads, now);
+                    if join.downloads && !has_index {
+                        fetching.exchange.have(from, &Holdings::new(), now);
+                    }
+                }
+            }
+            None if has_index => self.foreign_index(from, join.index),
+            None => {}
+        }
+    }
+
+    fn has(&mut self, from: NodeId, index: IndexId, holdings: Holdings, more: bool) {
+        let now = self.now();
+        let Some(neighbour) = self.neighbours.get_mut(&from) else { return };
+        // Holdings of an index nobody joined mean nothing.
+        let Some(roster) = neighbour.rosters.get_mut(&index) else { return };
+        match self.locals.get_mut(&index).and_then(|local| local.fetching.as_mut()) {
+            Some(fetching) if more => fetching.exchange.have_more(from, &holdings, now),
+            Some(fetching) => fetching.exchange.have(from, &holdings, now),
+            None => {}
+        }
+        if more {
+            if let Some(known) = &mut roster.holdings {
+                *known = Holdings::from(known.positions() | holdings.positions());
+            }
+        } else {
+            roster.holdings = Some(holdings);
+        }
+    }
+}
