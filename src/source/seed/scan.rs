@@ -1,19 +1,293 @@
-//! Cuts a whole file to see which wanted chunks are in it.
+//! Cuts a whole file, on several threads, to see which wanted chunks are in it.
+//!
+//! Where the chunks of a stream end depends on where the one before ended, but only just: two cuttings that ever agree
+//! on one end agree for ever after. Each thread starts somewhere in the file as if a chunk began there, and when it
+//! comes to where another one started it goes on until both agree, which takes a few chunks. Whatever it finds on the
+//! way is a fact, whether or not the one true cutting has it. Holes are not read.
 
 use std::fs::File;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
+use std::sync::{Mutex, PoisonError};
+
+use rustix::fs::SeekFrom;
+use rustix::io::Errno;
 
 use super::{Row, Wanted};
+use crate::format::chunk_sizes::ChunkSizes;
+use crate::format::chunker::Chunker;
 use crate::format::digest::Digest;
 use crate::source::SourceError;
 
+/// How much is read at once at least, in bytes.
+const READ: u64 = 2 << 20;
+
+/// How much a thread claims at once at least, in bytes.
+const SEGMENT: u64 = 8 << 20;
+
+/// Buffers of all threads together stay below this where chunks are so large that one for each would not.
+const MEMORY: u64 = 32 << 20;
+
+/// How many of the largest chunks a thread goes into another's part to agree with it.
+const OVERLAP: u64 = 8;
+
+/// Finds wanted chunks in `file`, which `path` is for messages.
 pub(super) fn scan(
-    _file: &File,
-    _path: &Path,
-    _sizes: [u64; 3],
-    _digest: Digest,
-    _wanted: &Wanted,
-    _threads: usize,
+    file: &File,
+    path: &Path,
+    sizes: [u64; 3],
+    digest: Digest,
+    wanted: &Wanted,
+    threads: usize,
 ) -> Result<Vec<Row>, SourceError> {
-    Ok(Vec::new())
+    let [min, avg, max] = sizes;
+    let sizes = ChunkSizes::new(min, avg, max).map_err(|error| SourceError::refused(path.display(), error))?;
+    let size = rustix::fs::seek(file, SeekFrom::End(0)).map_err(|errno| SourceError::io(path, errno))?;
+    if wanted.is_empty() || size == 0 {
+        return Ok(Vec::new());
+    }
+    let buffer = READ.max(2 * max);
+    let segment = SEGMENT.max(OVERLAP * max);
+    let threads = threads.clamp(1, usize::try_from((MEMORY / buffer).max(1)).unwrap_or(1));
+    let mut lengths: Vec<u32> = wanted.chunks.iter().map(|chunk| chunk.1).collect();
+    lengths.sort_unstable();
+    lengths.dedup();
+    let scan = Scan {
+        file,
+        path,
+        size,
+        sizes,
+        digest,
+        wanted,
+        lengths,
+        zeros: Zeros::of(sizes),
+        segment,
+        buffer,
+        found: (0..wanted.len()).map(|_| AtomicBool::new(false)).collect(),
+        left: AtomicUsize::new(wanted.len()),
+        parts: Mutex::new((0..size.div_ceil(segment)).map(|_| Part::default()).collect()),
+        ended: AtomicBool::new(false),
+    };
+    let results: Vec<_> = std::thread::scope(|scope| {
+        let workers: Vec<_> = (0..threads).map(|worker| scope.spawn({ let scan = &scan; move || scan.work(worker, threads) })).collect();
+        workers.into_iter().map(|worker| worker.join()).collect()
+    });
+    let mut rows = Vec::new();
+    for result in results {
+        rows.extend(result.unwrap_or_else(|panic| std::panic::resume_unwind(panic))?);
+    }
+    Ok(rows)
+}
+
+struct Scan<'a> {
+    file: &'a File,
+    path: &'a Path,
+    size: u64,
+    sizes: ChunkSizes,
+    digest: Digest,
+    wanted: &'a Wanted,
+    /// The lengths that wanted chunks have, sorted: a chunk of another length need not be hashed.
+    lengths: Vec<u32>,
+    zeros: Zeros,
+    segment: u64,
+    buffer: u64,
+    /// By place in `wanted`.
+    found: Vec<AtomicBool>,
+    left: AtomicUsize,
+    parts: Mutex<Vec<Part>>,
+    ended: AtomicBool,
+}
+
+/// A segment of the file.
+#[derive(Default)]
+struct Part {
+    claimed: bool,
+    /// Where chunks end near its start; known only where a thread started here.
+    early: Vec<u64>,
+}
+
+/// The chunk that a long run of zeros is cut into.
+struct Zeros {
+    length: u64,
+    bytes: Vec<u8>,
+}
+
+impl Zeros {
+    fn of(sizes: ChunkSizes) -> Self {
+        let mut bytes = vec![0; usize::try_from(sizes.max()).unwrap_or(usize::MAX)];
+        let length = Chunker::new(sizes).next_cut(&bytes).unwrap_or(bytes.len());
+        bytes.truncate(length);
+        Self { length: length as u64, bytes }
+    }
+}
+
+/// What one thread has found, and where it is.
+struct Worker {
+    rows: Vec<Row>,
+    buffer: Vec<u8>,
+    /// Start of the next chunk.
+    position: u64,
+}
+
+impl Scan<'_> {
+    fn work(&self, worker: usize, threads: usize) -> Result<Vec<Row>, SourceError> {
+        let mut state = Worker { rows: Vec::new(), buffer: Vec::new(), position: 0 };
+        let mut next = self.claim_from(worker, threads);
+        while let Some(mut part) = next {
+            state.position = part as u64 * self.segment;
+            let start = state.position;
+            loop {
+                let end = (part as u64 + 1) * self.segment;
+                if let Err(error) = self.cut(&mut state, end.min(self.size), Some((start, part))) {
+                    self.ended.store(true, Relaxed);
+                    return Err(error);
+                }
+                if self.done() || state.position >= self.size {
+                    break;
+                }
+                part += 1;
+                if !self.claim(part) {
+                    self.agree(&mut state, part)?;
+                    break;
+                }
+            }
+            next = if self.done() { None } else { self.claim_largest() };
+        }
+        Ok(state.rows)
+    }
+
+    /// Goes on into a part that another thread started on, until both cut alike.
+    fn agree(&self, state: &mut Worker, part: usize) -> Result<(), SourceError> {
+        let start = part as u64 * self.segment;
+        let last = (start + OVERLAP * self.sizes.max()).min(self.size);
+        while state.position < last && !self.done() {
+            if self.parts()[part].early.contains(&state.position) {
+                return Ok(());
+            }
+            let next = state.position + 1;
+            self.cut(state, next, None)?;
+        }
+        Ok(())
+    }
+
+    /// Cuts chunks until one ends at or after `end`.
+    fn cut(&self, state: &mut Worker, end: u64, started: Option<(u64, usize)>) -> Result<(), SourceError> {
+        while state.position < end && !self.done() {
+            if self.skip_hole(state, end)? {
+                continue;
+            }
+            let from = state.position;
+            let length = self.buffer.min(self.size - from).min(end - from + self.sizes.max());
+            state.buffer.resize(usize::try_from(length).unwrap_or(usize::MAX), 0);
+            self.file.read_exact_at(&mut state.buffer, from).map_err(|error| SourceError::io(self.path, error))?;
+            let last = from + length == self.size;
+            let chunks = self.chunks(&state.buffer, from, end, last);
+            let Some(&(offset, length)) = chunks.last() else { return Ok(()) };
+            state.position = from + (offset + length) as u64;
+            if let Some((start, part)) = started
+                && from < start + OVERLAP * self.sizes.max()
+            {
+                let ends = chunks.iter().map(|(offset, length)| from + (offset + length) as u64);
+                self.parts()[part].early.extend(ends);
+            }
+            let fitting = chunks.iter().filter(|chunk| self.lengths.binary_search(&(chunk.1 as u32)).is_ok());
+            let fitting: Vec<_> = fitting.map(|&(offset, length)| (offset, &state.buffer[offset..offset + length])).collect();
+            let bytes: Vec<&[u8]> = fitting.iter().map(|chunk| chunk.1).collect();
+            for ((offset, bytes), id) in fitting.iter().zip(self.digest.ids(&bytes)) {
+                let length = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
+                self.note(&mut state.rows, Row { id, offset: from + *offset as u64, length });
+            }
+        }
+        Ok(())
+    }
+
+    /// The chunks that end in `bytes`, which lie at `from` in the file, as offset and length in them; none after the
+    /// first that ends at or after `end`.
+    fn chunks(&self, bytes: &[u8], from: u64, end: u64, last: bool) -> Vec<(usize, usize)> {
+        let mut chunker = Chunker::new(self.sizes);
+        let mut chunks = Vec::new();
+        let mut offset = 0;
+        while offset < bytes.len() && from + (offset as u64) < end {
+            let length = match chunker.next_cut(&bytes[offset..]) {
+                Some(length) => length,
+                None if last => bytes.len() - offset,
+                None => break,
+            };
+            chunks.push((offset, length));
+            offset += length;
+        }
+        chunks
+    }
+
+    /// Passes over whole chunks of zeros in a hole. Returns whether there were any.
+    fn skip_hole(&self, state: &mut Worker, end: u64) -> Result<bool, SourceError> {
+        let data = match rustix::fs::seek(self.file, SeekFrom::Data(state.position)) {
+            Ok(data) => data,
+            Err(Errno::NXIO) => self.size,
+            // Not every file system knows holes.
+            Err(_) => return Ok(false),
+        };
+        let zeros = &self.zeros;
+        let fit = data.min(self.size).saturating_sub(state.position) / zeros.length;
+        let count = fit.min((end - state.position).div_ceil(zeros.length));
+        if count == 0 {
+            return Ok(false);
+        }
+        let length = zeros.length as u32;
+        if self.lengths.binary_search(&length).is_ok() {
+            let row = Row { id: self.digest.id(&zeros.bytes), offset: state.position, length };
+            self.note(&mut state.rows, row);
+        }
+        state.position += count * zeros.length;
+        Ok(true)
+    }
+
+    fn note(&self, rows: &mut Vec<Row>, row: Row) {
+        let Some(place) = self.wanted.place(&row.id) else { return };
+        if !self.found[place].swap(true, Relaxed) {
+            rows.push(row);
+            self.left.fetch_sub(1, Relaxed);
+        }
+    }
+
+    fn done(&self) -> bool {
+        self.left.load(Relaxed) == 0 || self.ended.load(Relaxed)
+    }
+
+    /// A thread's first segment: the threads start evenly spread.
+    fn claim_from(&self, worker: usize, threads: usize) -> Option<usize> {
+        let count = self.parts().len();
+        let part = count * worker / threads;
+        if self.claim(part) { Some(part) } else { self.claim_largest() }
+    }
+
+    fn claim(&self, part: usize) -> bool {
+        self.parts().get_mut(part).is_some_and(|part| !std::mem::replace(&mut part.claimed, true))
+    }
+
+    /// Claims the middle of the longest stretch that nobody has, so that it is shared with whoever works towards it.
+    fn claim_largest(&self) -> Option<usize> {
+        let mut parts = self.parts();
+        let mut best = 0..0;
+        let mut from = 0;
+        for part in 0..=parts.len() {
+            if part == parts.len() || parts[part].claimed {
+                if part - from > best.len() {
+                    best = from..part;
+                }
+                from = part + 1;
+            }
+        }
+        let middle = best.start + best.len() / 2;
+        if best.is_empty() {
+            return None;
+        }
+        parts[middle].claimed = true;
+        Some(middle)
+    }
+
+    fn parts(&self) -> std::sync::MutexGuard<'_, Vec<Part>> {
+        self.parts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
