@@ -70,7 +70,14 @@ pub(super) fn scan(
         ended: AtomicBool::new(false),
     };
     let results: Vec<_> = std::thread::scope(|scope| {
-        let workers: Vec<_> = (0..threads).map(|worker| scope.spawn({ let scan = &scan; move || scan.work(worker, threads) })).collect();
+        let workers: Vec<_> = (0..threads)
+            .map(|worker| {
+                scope.spawn({
+                    let scan = &scan;
+                    move || scan.work(worker, threads)
+                })
+            })
+            .collect();
         workers.into_iter().map(|worker| worker.join()).collect()
     });
     let mut rows = Vec::new();
@@ -192,7 +199,8 @@ impl Scan<'_> {
                 self.parts()[part].early.extend(ends);
             }
             let fitting = chunks.iter().filter(|chunk| self.lengths.binary_search(&(chunk.1 as u32)).is_ok());
-            let fitting: Vec<_> = fitting.map(|&(offset, length)| (offset, &state.buffer[offset..offset + length])).collect();
+            let fitting: Vec<_> =
+                fitting.map(|&(offset, length)| (offset, &state.buffer[offset..offset + length])).collect();
             let bytes: Vec<&[u8]> = fitting.iter().map(|chunk| chunk.1).collect();
             for ((offset, bytes), id) in fitting.iter().zip(self.digest.ids(&bytes)) {
                 let length = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
