@@ -164,6 +164,7 @@ impl Hub {
             if stop {
                 break;
             }
+            self.tend_races();
             self.drive();
         }
         self.say_goodbye().await;
@@ -258,7 +259,6 @@ impl Hub {
 
     fn chores(&mut self) {
         self.tend_sessions();
-        self.tend_races();
         self.tend_fetching();
         self.forget_foreign();
         self.update_discovery();

@@ -24,7 +24,7 @@ const SESSIONS: usize = 96;
 /// Dials at a time.
 const DIALS: usize = 16;
 /// The node with the higher id gives the other this long to dial.
-const COURTESY: Duration = Duration::from_millis(400);
+const COURTESY: Duration = Duration::from_millis(200);
 /// A neighbour that could not be dialled is tried again after this, then twice as long.
 const REDIAL: Duration = Duration::from_secs(1);
 const LAST_REDIAL: Duration = Duration::from_secs(60);
