@@ -2,6 +2,8 @@
 //! skipped aloud without it. `CASWARM_TESTS_REQUIRE_ALL=1` makes every skip a failure.
 #![allow(clippy::unwrap_used, clippy::expect_used, unreachable_pub)]
 
+mod casync_formats;
+mod corrupt_input;
 mod lan;
 mod support;
 mod transport;
