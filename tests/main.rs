@@ -4,6 +4,7 @@
 
 mod casync_formats;
 mod corrupt_input;
+mod extract;
 mod lan;
 mod support;
 mod transport;

@@ -97,14 +97,13 @@ pub(super) fn open_local(
             names.push(name);
         }
     }
+    let missing = (0..layout.count()).filter(|position| !kept.contains(*position));
+    let missing: Vec<_> = missing.map(|position| (layout.id(position), layout.length(position))).collect();
+    let all = Wanted::new(missing.iter().copied());
     for name in names {
-        let missing = (0..layout.count()).filter(|position| !kept.contains(*position));
-        let missing = missing.map(|position| (layout.id(position), layout.length(position)));
-        let wanted = Wanted::new(missing.filter(|(id, _)| !local.in_seed(id)));
-        if wanted.is_empty() {
-            break;
-        }
-        match open_seed(&name, index, &wanted, threads) {
+        // Cutting costs time: it looks only for what no seed before it claims to have.
+        let rest = || Wanted::new(missing.iter().copied().filter(|(id, _)| !local.in_seed(id)));
+        match open_seed(&name, index, &all, rest, threads) {
             Ok(seed) => local.add_seed(seed, options.reflink),
             Err(error) => tracing::warn!(%error, "this seed cannot be used; going on without it"),
         }
@@ -113,17 +112,23 @@ pub(super) fn open_local(
 }
 
 /// By its index, if there is one that can be read and speaks of the same digest; else by cutting it.
-fn open_seed(name: &SeedName, target: &Index, wanted: &Wanted, threads: usize) -> Result<Seed, SourceError> {
+fn open_seed(
+    name: &SeedName,
+    target: &Index,
+    all: &Wanted,
+    rest: impl FnOnce() -> Wanted,
+    threads: usize,
+) -> Result<Seed, SourceError> {
     if let Some(path) = &name.index {
         match read_index(path) {
             Ok(index) if index.digest() == target.digest() => {
-                return Seed::with_index(&name.file, &index, Some(wanted));
+                return Seed::with_index(&name.file, &index, Some(all));
             }
             Ok(_) => tracing::warn!("{}: of another digest; cutting the seed instead", path.display()),
             Err(reason) => tracing::warn!("{}: {reason}; cutting the seed instead", path.display()),
         }
     }
-    Seed::by_cutting(&name.file, target.sizes, target.digest(), wanted, threads)
+    Seed::by_cutting(&name.file, target.sizes, target.digest(), &rest(), threads)
 }
 
 fn read_index(path: &Path) -> Result<Index, String> {
