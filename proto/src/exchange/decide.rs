@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use super::peer::Peer;
 use super::{Asked, Exchange, GiveUp, Output};
-use crate::election::GROUP;
+use crate::election::{GROUP, group_of};
 use crate::limits::WANT_POSITIONS;
 use crate::{Holdings, NodeId, Position, Time};
 
@@ -14,7 +15,9 @@ const ANNOUNCE_PER_PEER: Duration = Duration::from_millis(3);
 /// So many positions are announced at once, whatever the time.
 const ANNOUNCE_POSITIONS: u64 = 64;
 /// Between two looks at what is late.
-const LOOK: Duration = Duration::from_millis(50);
+pub(super) const LOOK: Duration = Duration::from_millis(50);
+/// Between two looks at everything that is missing, while there is nothing to ask of the origin.
+const LOOK_AGAIN: Duration = Duration::from_millis(500);
 /// A peer that owes answers and is silent for this long does not count as a holder any more.
 const SILENT: Duration = Duration::from_millis(1000);
 /// A neighbour that just came is waited for this long before the origin is asked.
@@ -61,7 +64,8 @@ impl Exchange {
     }
 
     fn ask_peers(&mut self, now: Time) {
-        if self.askable.is_empty() {
+        let room = |peer: &Peer| peer.room(now) > 0;
+        if self.askable.is_empty() || self.in_flight >= self.config.budget || !self.peers.values().any(room) {
             return;
         }
         let mut asks: BTreeMap<NodeId, Vec<Position>> = BTreeMap::new();
@@ -130,10 +134,10 @@ impl Exchange {
             self.origin.hold_until(now + Duration::from_millis(20));
             return;
         }
-        self.share.refresh(self.peers.iter().filter(|(_, peer)| peer.member()).map(|(id, _)| id));
-        let mut claims = Vec::new();
+        self.share.refresh(|| self.peers.iter().filter(|(_, peer)| peer.member()).map(|(id, _)| *id).collect());
+        let (mut claims, mut started) = (Vec::new(), 0);
         while self.origin.room(now) && self.in_flight < self.config.budget {
-            let Some(position) = self.next_from_origin(now, &mut claims) else { break };
+            let Some(position) = self.next_from_origin(now, &mut claims, &mut started) else { break };
             let bytes = self.estimate(position);
             self.origin.asked(bytes, now);
             self.missing.remove(position);
@@ -148,29 +152,29 @@ impl Exchange {
         }
     }
 
-    fn next_from_origin(&mut self, now: Time, claims: &mut Vec<u32>) -> Option<Position> {
+    fn next_from_origin(&mut self, now: Time, claims: &mut Vec<u32>, started: &mut usize) -> Option<Position> {
         loop {
             while let Some(position) = self.share.next_position() {
                 if self.for_origin(position) {
                     return Some(position);
                 }
             }
-            if claims.len() >= WORK_AHEAD {
+            if *started >= WORK_AHEAD {
                 return None;
             }
             let (missing, available, origin) = (&self.missing, &self.available, &self.origin);
-            let wanted = |group: u32| {
-                let first = group * GROUP;
-                missing
-                    .range(first..first + GROUP)
-                    .filter(|position| available[*position as usize] == 0 && !origin.lacks(*position))
-                    .collect()
-            };
+            let nowhere = |position: &Position| available[*position as usize] == 0 && !origin.lacks(*position);
+            let wanted = |group: u32| missing.range(group * GROUP..(group + 1) * GROUP).filter(nowhere).collect();
+            let all = || missing.iter().filter(nowhere).map(group_of).collect();
             let peers = &self.peers;
             let taken = |group: u32| {
                 peers.values().any(|peer| peer.claims.contains_key(&group) && peer.member() && !peer.claims_late(now))
             };
-            claims.push(self.share.start_group(wanted, taken)?);
+            let group = self.share.start_group(wanted, all, taken)?;
+            *started += 1;
+            if self.share.is_shared(group) {
+                claims.push(group);
+            }
         }
     }
 
@@ -193,9 +197,13 @@ impl Exchange {
                 silent.push(*id);
             }
         }
+        if !self.missing.is_empty() && self.origin.idle() && now.saturating_sub(self.looked_at) >= LOOK_AGAIN {
+            self.looked_at = now;
+            self.share.changed();
+        }
         self.ask_late_elsewhere(now);
         for id in silent {
-            self.fall_silent(id);
+            self.distrust(id, now);
         }
     }
 
@@ -227,11 +235,12 @@ impl Exchange {
         self.send_asks(asks);
     }
 
-    /// A peer owes answers and has said nothing for long: it is no holder until it speaks again, and what only it was
-    /// asked for is missing again.
-    fn fall_silent(&mut self, id: NodeId) {
+    /// A peer owes answers and has said nothing for long, or refuses everything: it is no holder until it speaks again,
+    /// and what only it was asked for is missing again.
+    pub(super) fn distrust(&mut self, id: NodeId, now: Time) {
         let Some(mut peer) = self.peers.remove(&id) else { return };
         self.discount(&mut peer);
+        peer.strike(now);
         let owed: Vec<Position> = peer.outstanding.keys().copied().collect();
         for position in owed {
             peer.answered_ask(position);

@@ -152,6 +152,19 @@ impl Origin {
         if self.requests == 0 { Duration::ZERO } else { now.saturating_sub(self.answered_at) }
     }
 
+    /// Nothing is asked of it at present.
+    pub(super) fn idle(&self) -> bool {
+        self.requests == 0
+    }
+
+    /// It is worth a try before the pause after failures is over.
+    pub(super) fn try_soon(&mut self) {
+        if self.failures > 0 {
+            self.opens_at = Time::ZERO;
+            self.retry = FIRST_RETRY;
+        }
+    }
+
     /// Leaves it alone until then.
     pub(super) fn hold_until(&mut self, until: Time) {
         self.opens_at = self.opens_at.max(until);

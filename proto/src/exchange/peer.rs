@@ -18,9 +18,19 @@ const EARLIEST_LATE_CLAIM: Duration = Duration::from_secs(1);
 const CLAIM_GAPS: f64 = 4.0;
 /// The longest time that is waited for any progress with claims.
 const LATEST_LATE_CLAIM: f64 = 10.0;
-/// Bytes asked ahead of a peer whose pace is not known, and at least of any.
-const LEAST_WINDOW: u64 = 512 << 10;
+/// Bytes asked ahead of a peer whose pace is not known.
+const FIRST_WINDOW: u64 = 512 << 10;
+/// Bytes asked ahead of any peer, at least and at most.
+const LEAST_WINDOW: u64 = 64 << 10;
 const MOST_WINDOW: u64 = 4 << 20;
+/// Claims of one peer that are noted.
+const MOST_CLAIMS: usize = 64;
+/// Positions in a row that a peer may deny to hold.
+const MOST_DENIED: usize = 128;
+/// How long a peer may call itself busy without sending anything.
+const LONGEST_BUSY: Duration = Duration::from_secs(3);
+/// How long a peer that turned out silent or useless has to wait until its word counts again.
+const FIRST_DISTRUST: Duration = Duration::from_secs(2);
 /// Seconds of a peer's pace that are asked ahead.
 const AHEAD: f64 = 0.25;
 /// Bytes a second assumed of a peer that has not sent anything yet.
@@ -61,6 +71,10 @@ pub(super) struct Peer {
     busy_bytes: u64,
     latency: f64,
     deviation: f64,
+    strikes: u32,
+    distrusted_until: Time,
+    denied: usize,
+    busy_first: Option<Time>,
 }
 
 impl Peer {
@@ -87,6 +101,10 @@ impl Peer {
             busy_bytes: 0,
             latency: 0.0,
             deviation: 0.0,
+            strikes: 0,
+            distrusted_until: Duration::ZERO,
+            denied: 0,
+            busy_first: None,
         }
     }
 
@@ -96,7 +114,7 @@ impl Peer {
     }
 
     /// It holds more. True if that belongs to its claims: it is alive as a fetcher.
-    pub(super) fn progressed(&mut self, news: &RoaringBitmap, now: Time) -> bool {
+    pub(super) fn progressed(&mut self, news: &RoaringBitmap, count: u32, now: Time) -> bool {
         let mut touched = Vec::new();
         if !self.claims.is_empty() {
             touched.extend(news.iter().map(group_of).filter(|group| self.claims.contains_key(group)));
@@ -106,9 +124,9 @@ impl Peer {
             return false;
         }
         for group in touched {
-            let first = group * GROUP;
-            let held = self.holdings.range_cardinality(first..first + GROUP);
-            if held + news.range_cardinality(first..first + GROUP) >= u64::from(GROUP) {
+            let (first, end) = (group * GROUP, ((group + 1) * GROUP).min(count));
+            let held = self.holdings.range_cardinality(first..end) + news.range_cardinality(first..end);
+            if held >= u64::from(end - first) {
                 self.claims.remove(&group);
             }
         }
@@ -118,12 +136,14 @@ impl Peer {
         true
     }
 
-    /// It starts on a group.
+    /// It starts on a group. What it claims beyond all measure is not noted.
     pub(super) fn claim(&mut self, group: u32, now: Time) {
         if self.claims.is_empty() {
             self.claim_progress_at = now;
         }
-        self.claims.insert(group, now);
+        if self.claims.len() < MOST_CLAIMS {
+            self.claims.insert(group, now);
+        }
     }
 
     /// Whether its claims are overdue.
@@ -165,6 +185,9 @@ impl Peer {
             }
         }
         self.arrived_at = now;
+        self.strikes = 0;
+        self.denied = 0;
+        self.busy_first = None;
         self.busy_bytes += bytes;
         let busy = now.saturating_sub(self.busy_since).as_secs_f64();
         if busy >= 0.1 || (self.outstanding.is_empty() && busy > 0.0) {
@@ -173,6 +196,29 @@ impl Peer {
             self.busy_since = now;
             self.busy_bytes = 0;
         }
+    }
+
+    /// It refused what it was asked for. True: it has refused so much, and sent nothing, that asking it is useless.
+    pub(super) fn refused(&mut self, positions: usize, denied: bool, now: Time) -> bool {
+        if denied {
+            self.denied += positions;
+        } else if self.busy_first.is_none() {
+            self.busy_first = Some(now);
+        }
+        self.denied > MOST_DENIED || self.busy_first.is_some_and(|since| now.saturating_sub(since) > LONGEST_BUSY)
+    }
+
+    /// Its word does not count for a while, longer each time until it sends a chunk.
+    pub(super) fn strike(&mut self, now: Time) {
+        self.denied = 0;
+        self.busy_first = None;
+        self.distrusted_until = now + FIRST_DISTRUST * (1 << self.strikes.min(6)) / 2;
+        self.strikes += 1;
+    }
+
+    /// Whether its word does not count at present.
+    pub(super) fn distrusted(&self, now: Time) -> bool {
+        now < self.distrusted_until
     }
 
     /// After how long without an answer a request to this peer is late.
@@ -195,13 +241,23 @@ impl Peer {
         if now < self.busy_until || self.discounted || self.stalled(now) {
             return 0;
         }
-        let window = (self.rate.unwrap_or(0.0) * AHEAD) as u64;
+        let window = self.rate.map_or(FIRST_WINDOW, |rate| (rate * AHEAD) as u64);
         window.clamp(LEAST_WINDOW, MOST_WINDOW).saturating_sub(self.outstanding_bytes)
     }
 
     /// Seconds until `bytes` more would be here.
     pub(super) fn wait_for(&self, bytes: u64) -> f64 {
         (self.outstanding_bytes + bytes) as f64 / self.rate.unwrap_or(UNKNOWN_RATE).max(1.0)
+    }
+
+    /// Whether its books are in order.
+    pub(super) fn check(&self) -> Result<(), String> {
+        let bytes: u64 = self.outstanding.values().map(|(_, bytes)| bytes).sum();
+        if bytes == self.outstanding_bytes {
+            Ok(())
+        } else {
+            Err(format!("a peer owes {bytes} bytes, noted are {}", self.outstanding_bytes))
+        }
     }
 
     /// Whether the election counts it.

@@ -1,12 +1,15 @@
 //! This node's share of what nobody holds: which group it fetches from the origin next.
 //!
 //! First the groups that it owns, in descending order of its own score; then, done with these, groups of others that
-//! nobody has started on, those first that their owner would come to last.
+//! nobody has started on: of those that their owner would come to last, the one for which this node ranks highest.
 
 use std::collections::{BTreeSet, VecDeque};
 
-use crate::election::{Election, GROUP, group_of};
+use crate::election::{Election, group_of};
 use crate::{NodeId, Position};
+
+/// Groups of others that are compared before one is chosen, so that two nodes that are done at once take different ones.
+const COMPARED: usize = 16;
 
 #[derive(Debug)]
 pub(super) struct Share {
@@ -16,35 +19,45 @@ pub(super) struct Share {
     /// Groups that no other node fetches for this one.
     alone: BTreeSet<u32>,
     stale: bool,
-    /// Own groups, the next one last.
-    mine: Vec<u32>,
-    /// Groups of others, the next one last.
-    others: Vec<u32>,
+    /// The other nodes of the election.
+    members: Vec<NodeId>,
+    /// All groups, in ascending order of this node's score.
+    order: Vec<u32>,
+    /// So many of `order` have not been looked at since something changed.
+    ahead: usize,
+    /// Groups of others, the one that its owner comes to last at the end; `None` until the own ones are used up.
+    others: Option<Vec<u32>>,
     claimed: BTreeSet<u32>,
     work: VecDeque<Position>,
 }
 
 impl Share {
-    pub(super) fn new(me: NodeId, election: Election, positions: u32, alone: BTreeSet<u32>) -> Self {
+    /// `groups` groups, of which `alone` are fetched by each node itself.
+    pub(super) fn new(me: NodeId, election: Election, groups: u32, alone: BTreeSet<u32>) -> Self {
+        let mut order: Vec<u32> = (0..groups).collect();
+        order.sort_by_cached_key(|group| election.score(&me, *group));
         Self {
             me,
             election,
-            groups: positions.div_ceil(GROUP),
+            groups,
             alone,
             stale: true,
-            mine: Vec::new(),
-            others: Vec::new(),
+            members: Vec::new(),
+            order,
+            ahead: 0,
+            others: None,
             claimed: BTreeSet::new(),
             work: VecDeque::new(),
         }
     }
 
-    pub(super) fn has_group(&self, group: u32) -> bool {
-        group < self.groups
+    /// Whether the group exists and is fetched by one node for all.
+    pub(super) fn is_shared(&self, group: u32) -> bool {
+        group < self.groups && !self.alone.contains(&group)
     }
 
-    /// Who takes part changed, or something that was on its way is wanted after all: owners and order are worked out
-    /// anew before the next group is chosen.
+    /// Who takes part changed, or something that was on its way is wanted after all: everything is looked at anew
+    /// before the next group is chosen.
     pub(super) fn changed(&mut self) {
         self.stale = true;
     }
@@ -64,25 +77,13 @@ impl Share {
         }
     }
 
-    /// Works out the owners if something changed. `members` are the other nodes of the election.
-    pub(super) fn refresh<'a>(&mut self, members: impl Iterator<Item = &'a NodeId> + Clone) {
-        if !std::mem::take(&mut self.stale) {
-            return;
+    /// Starts over if something changed. `members` are the other nodes of the election.
+    pub(super) fn refresh(&mut self, members: impl FnOnce() -> Vec<NodeId>) {
+        if std::mem::take(&mut self.stale) {
+            self.members = members();
+            self.ahead = self.order.len();
+            self.others = None;
         }
-        let (mut mine, mut others) = (Vec::new(), Vec::new());
-        for group in 0..self.groups {
-            let own = self.election.score(&self.me, group);
-            let best = members.clone().map(|node| self.election.score(node, group)).max().unwrap_or(0);
-            if own >= best || self.alone.contains(&group) {
-                mine.push((own, group))
-            } else {
-                others.push((best, group))
-            }
-        }
-        mine.sort_unstable();
-        others.sort_unstable_by(|a, b| b.cmp(a));
-        self.mine = mine.into_iter().map(|(_, group)| group).collect();
-        self.others = others.into_iter().map(|(_, group)| group).collect();
     }
 
     /// The next position of the groups that were started.
@@ -90,35 +91,60 @@ impl Share {
         self.work.pop_front()
     }
 
-    /// Chooses the next group and starts on it. `wanted` lists what is to be fetched of a group; `taken` says whether
-    /// another node is at it. `None`: there is nothing to start now.
+    /// Chooses the next group and starts on it. `wanted` lists what is to be fetched of a group, `all` the groups of
+    /// which something is, in ascending order; `taken` says whether another node is at it. `None`: there is nothing to start now.
     pub(super) fn start_group(
         &mut self,
         wanted: impl Fn(u32) -> Vec<Position>,
+        all: impl Fn() -> Vec<u32>,
         taken: impl Fn(u32) -> bool,
     ) -> Option<u32> {
-        for queue in [&mut self.mine, &mut self.others] {
-            let mut passed = Vec::new();
-            let mut found = None;
-            while let Some(group) = queue.pop() {
-                let positions = wanted(group);
-                if positions.is_empty() {
-                    continue;
-                }
-                if taken(group) && !self.alone.contains(&group) {
-                    passed.push(group);
-                } else {
-                    found = Some((group, positions));
-                    break;
-                }
-            }
-            queue.extend(passed.into_iter().rev());
-            if let Some((group, positions)) = found {
-                self.claimed.insert(group);
-                self.work.extend(positions);
-                return Some(group);
+        while self.ahead > 0 {
+            self.ahead -= 1;
+            let group = self.order[self.ahead];
+            let alone = self.alone.contains(&group);
+            let positions = wanted(group);
+            if !positions.is_empty() && (alone || (self.owns(group) && !taken(group))) {
+                return Some(self.start(group, positions));
             }
         }
-        None
+        let mut others = self.others.take().unwrap_or_else(|| self.of_others(all()));
+        let mut free: Vec<(u64, usize, Vec<Position>)> = Vec::new();
+        let mut at = others.len();
+        while at > 0 && free.len() < COMPARED {
+            at -= 1;
+            let group = others[at];
+            let positions = wanted(group);
+            if positions.is_empty() {
+                others.remove(at);
+                free.iter_mut().for_each(|(_, place, _)| *place -= 1);
+            } else if !taken(group) {
+                free.push((self.election.score(&self.me, group), at, positions));
+            }
+        }
+        let best = free.into_iter().max_by_key(|(score, _, _)| *score);
+        let chosen = best.map(|(_, place, positions)| (others.remove(place), positions));
+        self.others = Some(others);
+        chosen.map(|(group, positions)| self.start(group, positions))
+    }
+
+    fn start(&mut self, group: u32, positions: Vec<Position>) -> u32 {
+        self.claimed.insert(group);
+        self.work.extend(positions);
+        group
+    }
+
+    fn owns(&self, group: u32) -> bool {
+        self.election.score(&self.me, group) >= self.best_of_others(group)
+    }
+
+    fn best_of_others(&self, group: u32) -> u64 {
+        self.members.iter().map(|node| self.election.score(node, group)).max().unwrap_or(0)
+    }
+
+    fn of_others(&self, mut groups: Vec<u32>) -> Vec<u32> {
+        groups.dedup();
+        groups.sort_by_cached_key(|group| std::cmp::Reverse(self.best_of_others(*group)));
+        groups
     }
 }

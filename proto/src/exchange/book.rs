@@ -1,0 +1,200 @@
+//! The books of an exchange: which position is in which state, who was asked for it, who holds it.
+
+use roaring::RoaringBitmap;
+
+use super::peer::Peer;
+use super::{Exchange, Output, Source};
+use crate::limits::WANT_POSITIONS;
+use crate::{NodeId, Position, Time};
+
+impl Exchange {
+    /// What the bytes of a chunk on the wire are expected to be.
+    pub(super) fn estimate(&self, position: Position) -> u64 {
+        let length = self.lengths.get(position as usize).copied().unwrap_or(0);
+        (f64::from(length) * self.ratio) as u64 + 64
+    }
+
+    pub(super) fn accept(&mut self, position: Position, from: Source, bytes: u64, now: Time) -> bool {
+        self.progress_at = now;
+        let asked = self.asked.remove(&position);
+        let unwanted = position as usize >= self.lengths.len()
+            || self.held.contains(position)
+            || self.checking.contains_key(&position)
+            || (asked.is_none() && self.in_flight > self.config.budget);
+        if unwanted {
+            self.stats.duplicates += 1;
+            return false;
+        }
+        if let Some(asked) = asked {
+            self.in_flight = self.in_flight.saturating_sub(asked.bytes);
+            for peer in asked.peers.iter().filter(|peer| Source::Peer(**peer) != from) {
+                self.cancel(*peer, position);
+            }
+        }
+        self.missing.remove(position);
+        self.postponed.remove(position);
+        self.askable.remove(position);
+        self.checking.insert(position, bytes);
+        self.in_flight += bytes;
+        true
+    }
+
+    /// Takes back every request for a position that came another way.
+    pub(super) fn withdraw(&mut self, position: Position) {
+        if let Some(asked) = self.asked.remove(&position) {
+            self.in_flight = self.in_flight.saturating_sub(asked.bytes);
+            for peer in asked.peers {
+                self.cancel(peer, position);
+            }
+        }
+    }
+
+    fn cancel(&mut self, peer: NodeId, position: Position) {
+        if let Some(known) = self.peers.get_mut(&peer)
+            && known.answered_ask(position).is_some()
+        {
+            match self.out.back_mut() {
+                Some(Output::Cancel(same, positions)) if *same == peer && positions.len() < WANT_POSITIONS => {
+                    positions.push(position);
+                }
+                _ => self.out.push_back(Output::Cancel(peer, vec![position])),
+            }
+        }
+    }
+
+    /// One source will not answer for this position any more.
+    pub(super) fn unask(&mut self, position: Position, source: Source) {
+        let Some(asked) = self.asked.get_mut(&position) else { return };
+        match source {
+            Source::Peer(peer) => asked.peers.retain(|asked| *asked != peer),
+            Source::Origin => asked.origin = None,
+        }
+        if asked.peers.is_empty() && asked.origin.is_none() {
+            self.in_flight = self.in_flight.saturating_sub(asked.bytes);
+            self.asked.remove(&position);
+            self.miss(position);
+        }
+    }
+
+    /// The position is missing again.
+    pub(super) fn miss(&mut self, position: Position) {
+        self.missing.insert(position);
+        if self.available(position) {
+            self.askable.insert(position);
+        } else {
+            self.share.changed();
+        }
+    }
+
+    pub(super) fn count(&mut self, news: &RoaringBitmap) {
+        for position in news {
+            let holders = &mut self.available[position as usize];
+            *holders = holders.saturating_add(1);
+            if *holders == 1 && self.missing.contains(position) {
+                self.askable.insert(position);
+            }
+        }
+    }
+
+    pub(super) fn uncount(&mut self, gone: &RoaringBitmap) {
+        for position in gone {
+            let holders = &mut self.available[position as usize];
+            *holders = holders.saturating_sub(1);
+            if *holders == 0 {
+                self.askable.remove(position);
+                self.share.changed();
+            }
+        }
+    }
+
+    /// What a peer holds no longer counts as available.
+    pub(super) fn discount(&mut self, peer: &mut Peer) {
+        if !peer.discounted {
+            peer.discounted = true;
+            let holdings = std::mem::take(&mut peer.holdings);
+            self.uncount(&holdings);
+            peer.holdings = holdings;
+        }
+    }
+
+    /// A peer said something. One that was silent counts again, if it was not silent time and again.
+    pub(super) fn heard(&mut self, peer: NodeId, now: Time) {
+        if self.peers.get(&peer).is_some_and(|known| known.discounted && !known.distrusted(now)) {
+            self.revive(peer);
+        }
+    }
+
+    /// What a peer that was silent or useless holds counts again.
+    pub(super) fn revive(&mut self, peer: NodeId) {
+        if let Some(known) = self.peers.get_mut(&peer)
+            && known.discounted
+        {
+            known.discounted = false;
+            let holdings = known.holdings.clone();
+            self.count(&holdings);
+            self.share.changed();
+        }
+    }
+}
+
+
+/// The rules that hold between any two calls.
+impl Exchange {
+    /// Whether the books are in order; what is not, for the test that asks.
+    #[doc(hidden)]
+    pub fn check(&self) -> Result<(), String> {
+        let count = self.lengths.len() as u32;
+        let states = self.held.len() + self.missing.len() + self.postponed.len() + (self.checking.len() + self.asked.len()) as u64;
+        if states != u64::from(count) || self.held.max().max(self.missing.max()).is_some_and(|last| last >= count) {
+            return Err(format!("{states} states for {count} positions"));
+        }
+        let elsewhere = |position: &Position| {
+            [&self.held, &self.missing, &self.postponed].iter().any(|set| set.contains(*position))
+        };
+        if let Some(position) = self.checking.keys().chain(self.asked.keys()).find(|position| elsewhere(position)) {
+            return Err(format!("position {position} is in two states"));
+        }
+        if let Some(position) = self.checking.keys().find(|position| self.asked.contains_key(position)) {
+            return Err(format!("position {position} is asked and being checked"));
+        }
+        if !self.held.is_disjoint(&self.missing) || !self.postponed.is_disjoint(&(&self.held | &self.missing)) {
+            return Err("two of held, missing and postponed at once".into());
+        }
+        let bytes = self.checking.values().sum::<u64>() + self.asked.values().map(|asked| asked.bytes).sum::<u64>();
+        if bytes != self.in_flight {
+            return Err(format!("{} bytes in flight, noted are {}", bytes, self.in_flight));
+        }
+        self.check_peers(count)
+    }
+
+    fn check_peers(&self, count: u32) -> Result<(), String> {
+        let mut available = vec![0u16; count as usize];
+        for peer in self.peers.values().filter(|peer| !peer.discounted) {
+            peer.holdings.iter().for_each(|position| available[position as usize] += 1);
+        }
+        if let Some(position) = (0..count as usize).find(|position| available[*position] != self.available[*position]) {
+            let (noted, held) = (self.available[position], available[position]);
+            return Err(format!("position {position}: {noted} holders noted, {held} there are"));
+        }
+        let askable: RoaringBitmap = self.missing.iter().filter(|position| available[*position as usize] > 0).collect();
+        if askable != self.askable {
+            return Err("askable is not what is missing and available".into());
+        }
+        for (position, asked) in &self.asked {
+            if asked.peers.is_empty() && asked.origin.is_none() {
+                return Err(format!("position {position} is asked of nobody"));
+            }
+            if asked.peers.iter().any(|id| !self.peers.get(id).is_some_and(|p| p.outstanding.contains_key(position))) {
+                return Err(format!("position {position} is asked of a peer that does not owe it"));
+            }
+        }
+        for (id, peer) in &self.peers {
+            let unknown = |p: &&Position| !self.asked.get(p).is_some_and(|asked| asked.peers.contains(id));
+            if let Some(position) = peer.outstanding.keys().find(unknown) {
+                return Err(format!("{id:?} owes {position}, which nobody waits for"));
+            }
+            peer.check()?;
+        }
+        Ok(())
+    }
+}
