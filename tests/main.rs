@@ -6,6 +6,7 @@ mod casync_formats;
 mod corrupt_input;
 mod extract;
 mod lan;
+mod sim;
 mod support;
 mod transport;
 

@@ -1,0 +1,73 @@
+//! The rules as seen from outside: what one machine may ask and say, given what it was told.
+
+use proto::election::GROUP;
+use proto::exchange::Output;
+use proto::limits;
+
+use super::machine::Machine;
+
+/// Bytes that may be outstanding at one peer: the window, and the request that overran it.
+const WINDOW: u64 = (4 << 20) + (1 << 20);
+
+/// Checks one output before it takes effect. `stored` are the bytes of each chunk.
+pub fn output(machine: &Machine, output: &Output, stored: &[u32], peer_of: impl Fn(&proto::NodeId) -> usize) {
+    let held = machine.exchange.as_ref().unwrap().held();
+    match output {
+        Output::Ask(id, positions) => {
+            let peer = peer_of(id);
+            assert!(machine.open.contains(&peer), "asked {peer}, with which there is no session");
+            assert!(!positions.is_empty() && positions.len() <= limits::WANT_POSITIONS, "an ask of {}", positions.len());
+            let told = &machine.told[&peer];
+            for position in positions {
+                assert!(!held.contains(*position), "asked for {position}, which is held");
+                assert!(told.contains(*position), "asked {peer} for {position}, which it did not say it holds");
+                let again = machine.asked.get(&peer).is_some_and(|asked| asked.contains_key(position));
+                assert!(!again, "asked {peer} twice for {position}");
+                let others = machine.asked.values().filter(|asked| asked.contains_key(position)).count();
+                assert!(others <= 1, "{position} asked of a third peer");
+            }
+            let outstanding = machine.asked.get(&peer).into_iter().flatten().map(|(position, _)| position);
+            let bytes: u64 = outstanding.chain(positions).map(|position| u64::from(stored[*position as usize])).sum();
+            assert!(bytes <= WINDOW, "{bytes} bytes outstanding at {peer}");
+        }
+        Output::AskOrigin(position) => {
+            assert!(!held.contains(*position), "the origin asked for {position}, which is held");
+            assert!(!machine.origin_asked.contains(position), "the origin asked twice for {position}");
+        }
+        Output::Announce(news) => {
+            let news = news.positions();
+            assert!(news.is_subset(held), "announced what is not held");
+            assert!(news.is_disjoint(&machine.announced), "announced again");
+        }
+        Output::Claim(groups) => {
+            assert!(!groups.is_empty() && groups.len() <= limits::CLAIM_GROUPS);
+            for group in groups {
+                let all = u64::from(GROUP.min(stored.len() as u32 - group * GROUP));
+                let has = held.range_cardinality(group * GROUP..(group + 1) * GROUP);
+                assert!(has < all, "claimed group {group}, which it holds");
+            }
+        }
+        Output::GiveUp(why) => panic!("gave up: {why:?}"),
+        Output::Cancel(..) | Output::TellOrigin(_) | Output::Ban(_) | Output::Complete => {}
+    }
+}
+
+/// Checks the state after a step: nothing outstanding at somebody who left, and, `fully`, the exchange's own books.
+pub fn state(machine: &Machine, now: proto::Time, fully: bool) {
+    for peer in machine.asked.keys() {
+        assert!(machine.open.contains(peer), "requests outstanding at {peer}, which left");
+    }
+    let Some(exchange) = &machine.exchange else { return };
+    assert!(machine.announced.is_subset(exchange.held()) || exchange.held().is_empty());
+    match exchange.poll_timeout() {
+        Some((at, why)) => {
+            assert!(at > now, "wants to be polled at {at:?} for {why}, and it is {now:?}: a busy loop");
+            let soon = now + std::time::Duration::from_millis(100);
+            assert!(at <= soon || machine.finished.is_some(), "nothing to do until {at:?} for {why}");
+        }
+        None => assert!(machine.finished.is_some(), "unfinished, without a deadline"),
+    }
+    if fully && let Err(wrong) = exchange.check() {
+        panic!("books: {wrong}");
+    }
+}
