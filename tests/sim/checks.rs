@@ -1,29 +1,41 @@
 //! The rules as seen from outside: what one machine may ask and say, given what it was told.
 
+use std::collections::BTreeMap;
+use std::time::Duration;
+
 use proto::election::GROUP;
 use proto::exchange::Output;
-use proto::limits;
+use proto::{NodeId, Time, limits};
 
 use super::machine::Machine;
 
 /// Bytes that may be outstanding at one peer: the window, and the request that overran it.
 const WINDOW: u64 = (4 << 20) + (1 << 20);
 
+/// How long a peer that owes answers may say nothing before what it owes is forgotten.
+const SILENCE: Duration = Duration::from_secs(1);
+
 /// Checks one output before it takes effect. `stored` are the bytes of each chunk.
-pub fn output(machine: &Machine, output: &Output, stored: &[u32], peer_of: impl Fn(&proto::NodeId) -> usize) {
+pub fn output(machine: &Machine, output: &Output, stored: &[u32], now: Time, peer_of: impl Fn(&NodeId) -> usize) {
     let held = machine.exchange.as_ref().unwrap().held();
     match output {
         Output::Ask(id, positions) => {
             let peer = peer_of(id);
             assert!(machine.open.contains(&peer), "asked {peer}, with which there is no session");
-            assert!(!positions.is_empty() && positions.len() <= limits::WANT_POSITIONS, "an ask of {}", positions.len());
+            assert!(
+                !positions.is_empty() && positions.len() <= limits::WANT_POSITIONS,
+                "an ask of {}",
+                positions.len()
+            );
             let told = &machine.told[&peer];
             for position in positions {
                 assert!(!held.contains(*position), "asked for {position}, which is held");
                 assert!(told.contains(*position), "asked {peer} for {position}, which it did not say it holds");
-                let again = machine.asked.get(&peer).is_some_and(|asked| asked.contains_key(position));
-                assert!(!again, "asked {peer} twice for {position}");
-                let others = machine.asked.values().filter(|asked| asked.contains_key(position)).count();
+                // After a second of silence a request counts as lost.
+                let asked_at = machine.asked.get(&peer).and_then(|asked| asked.get(position));
+                assert!(asked_at.is_none_or(|at| now > *at + SILENCE), "asked {peer} twice for {position}");
+                let waits = |asked: &&BTreeMap<_, Time>| asked.get(position).is_some_and(|at| now <= *at + SILENCE);
+                let others = machine.asked.values().filter(waits).count();
                 assert!(others <= 1, "{position} asked of a third peer");
             }
             let outstanding = machine.asked.get(&peer).into_iter().flatten().map(|(position, _)| position);
@@ -53,7 +65,7 @@ pub fn output(machine: &Machine, output: &Output, stored: &[u32], peer_of: impl 
 }
 
 /// Checks the state after a step: nothing outstanding at somebody who left, and, `fully`, the exchange's own books.
-pub fn state(machine: &Machine, now: proto::Time, fully: bool) {
+pub fn state(machine: &Machine, now: Time, fully: bool) {
     for peer in machine.asked.keys() {
         assert!(machine.open.contains(peer), "requests outstanding at {peer}, which left");
     }
@@ -62,7 +74,7 @@ pub fn state(machine: &Machine, now: proto::Time, fully: bool) {
     match exchange.poll_timeout() {
         Some((at, why)) => {
             assert!(at > now, "wants to be polled at {at:?} for {why}, and it is {now:?}: a busy loop");
-            let soon = now + std::time::Duration::from_millis(100);
+            let soon = now + Duration::from_millis(100);
             assert!(at <= soon || machine.finished.is_some(), "nothing to do until {at:?} for {why}");
         }
         None => assert!(machine.finished.is_some(), "unfinished, without a deadline"),

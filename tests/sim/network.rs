@@ -125,7 +125,8 @@ impl Network {
         let mut rng = Rng::new(setup.seed);
         let size = |rng: &mut Rng| 6_000 + ((rng.unit() + rng.unit()) * 17_400.0) as u32;
         let stored: Vec<u32> = (0..setup.chunks).map(|_| size(&mut rng)).collect();
-        let lengths: Vec<u32> = stored.iter().map(|bytes| (f64::from(*bytes) * (2.0 + 2.0 * rng.unit())) as u32).collect();
+        let lengths: Vec<u32> =
+            stored.iter().map(|bytes| (f64::from(*bytes) * (2.0 + 2.0 * rng.unit())) as u32).collect();
         let machines: Vec<Machine> =
             setup.machines.iter().cloned().enumerate().map(|(number, spec)| Machine::new(number, spec)).collect();
         let outcome = Outcome {
@@ -176,7 +177,9 @@ impl Network {
         }
         let _seed = Seed(self.setup.seed);
         while !self.done() {
-            let Some(((at, _), event)) = self.events.pop_first() else { panic!("nothing to do, and {}", self.missing()) };
+            let Some(((at, _), event)) = self.events.pop_first() else {
+                panic!("nothing to do, and {}", self.missing())
+            };
             assert!(at <= self.setup.limit, "{at:?} have passed, and {}", self.missing());
             self.now = at;
             self.step(event);
@@ -195,7 +198,8 @@ impl Network {
     }
 
     fn finish(mut self) -> Outcome {
-        let starts = self.machines.iter().filter(|machine| machine.spec.has_to_finish()).map(|machine| machine.spec.start);
+        let starts =
+            self.machines.iter().filter(|machine| machine.spec.has_to_finish()).map(|machine| machine.spec.start);
         let first = starts.min().unwrap_or_default();
         self.outcome.finished = self.machines.iter().map(|machine| machine.finished).collect();
         let last = self.machines.iter().filter_map(|machine| machine.finished).max().unwrap_or_default();
@@ -495,7 +499,7 @@ impl Network {
             outputs += 1;
             assert!(outputs < 10_000, "machine {at} does not come to rest: {output:?}");
             let numbers = &self.numbers;
-            checks::output(&self.machines[at], &output, &self.stored, |id| numbers[id]);
+            checks::output(&self.machines[at], &output, &self.stored, self.now, |id| numbers[id]);
             self.act(at, output);
         }
         let fully = self.outcome.steps.is_multiple_of(self.setup.check_every);
@@ -579,4 +583,3 @@ pub fn bound(bytes: u64, machines: usize, lan: f64, origin: f64) -> f64 {
     let (bytes, count) = (bytes as f64, machines as f64);
     (bytes / origin).max(bytes / lan).max(count * bytes / (origin + count * lan))
 }
-

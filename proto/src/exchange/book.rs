@@ -137,14 +137,16 @@ impl Exchange {
     }
 }
 
-
 /// The rules that hold between any two calls.
 impl Exchange {
     /// Whether the books are in order; what is not, for the test that asks.
     #[doc(hidden)]
     pub fn check(&self) -> Result<(), String> {
         let count = self.lengths.len() as u32;
-        let states = self.held.len() + self.missing.len() + self.postponed.len() + (self.checking.len() + self.asked.len()) as u64;
+        let states = self.held.len()
+            + self.missing.len()
+            + self.postponed.len()
+            + (self.checking.len() + self.asked.len()) as u64;
         if states != u64::from(count) || self.held.max().max(self.missing.max()).is_some_and(|last| last >= count) {
             return Err(format!("{states} states for {count} positions"));
         }

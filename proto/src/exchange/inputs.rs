@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use roaring::RoaringBitmap;
 
-use super::{Exchange, OriginAnswer, Output, Source};
 use super::peer::Peer;
+use super::{Exchange, OriginAnswer, Output, Source};
 use crate::{Holdings, NodeId, Position, Time, limits};
 
 impl Exchange {
