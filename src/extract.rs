@@ -6,7 +6,6 @@
 //! go through one pool of [`workers`] that checks every chunk before it writes it into the [`assembly`].
 
 pub mod assembly;
-pub mod direct;
 pub mod holes;
 pub mod index_file;
 pub mod local;
@@ -75,7 +74,7 @@ pub enum ExtractError {
     #[error(transparent)]
     Source(#[from] SourceError),
     /// Chunks are missing.
-    #[error("{target}: not extracted: {source}; {kept}")]
+    #[error("{target}: not extracted; {kept}")]
     Fetch {
         /// The target as named.
         target: PathBuf,

@@ -8,6 +8,5 @@ pub mod extract;
 pub mod format;
 pub mod make;
 pub mod node;
-pub mod resolver;
 pub mod source;
 pub mod state_dir;

@@ -1,5 +1,5 @@
 //! Everything that yields chunks: local stores, seeds, HTTP stores, peers. Nothing here decides which is asked first
-//! (that is the resolver) and nothing here trusts what it reads (that is [`crate::chunk::verify`]).
+//! and nothing here trusts what it reads (that is [`crate::chunk::verify`]).
 
 pub mod http;
 pub mod http_store;

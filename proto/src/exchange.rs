@@ -91,6 +91,8 @@ pub struct Config {
     pub grace: Duration,
     /// How long nothing may come before the exchange gives up.
     pub patience: Duration,
+    /// How long a chunk that the origin does not have may turn up at a neighbour.
+    pub absent_patience: Duration,
     /// Origin requests in flight at most.
     pub origin_requests: usize,
 }
@@ -102,6 +104,7 @@ impl Default for Config {
             budget: 16 << 20,
             grace: Duration::from_millis(250),
             patience: Duration::from_secs(30),
+            absent_patience: Duration::from_secs(5),
             origin_requests: 64,
         }
     }

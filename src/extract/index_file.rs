@@ -108,13 +108,10 @@ pub async fn load(
         Some(id) => Some(id),
         None => id_beside(location, http).await,
     };
-    if let Some(id) = told {
-        if let Some(bytes) = network.index(id, true).await {
-            if Index::index_id(&bytes) == id {
-                return checked(place, bytes, Some(id), Whence::Lan);
-            }
-            tracing::debug!("a neighbour sent another index than {id}");
-        }
+    if let Some(id) = told
+        && let Some(bytes) = network.index(id, true).await
+    {
+        return checked(place, bytes, Some(id), Whence::Lan);
     }
     let bytes = match (http.get_file(&place, LONGEST).await, told) {
         (Ok(found), _) => found.ok_or_else(|| IndexFileError::Absent(place.clone()))?,

@@ -68,7 +68,7 @@ pub struct Finished {
     pub linger: Option<Duration>,
 }
 
-/// Whoever fetches for an extraction: the node with its neighbours, or [`super::direct::Direct`] without any.
+/// Whoever fetches for an extraction: the node, with its neighbours or without any.
 pub trait Network: Send + Sync {
     /// The index with this id, if a neighbour has it. It is verified by the caller too. `origin` says whether the caller
     /// can ask the origin: `None` then means that it should, now; else that there is no hope.

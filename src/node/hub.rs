@@ -43,7 +43,7 @@ const EVENTS: usize = 512;
 const UNSEEN_BYTES: usize = 32 << 20;
 
 /// Bytes of chunks kept as they came, to be served again.
-const RECENT_BYTES: usize = 20 << 20;
+const RECENT_BYTES: usize = 16 << 20;
 
 /// Events handled before the exchanges are asked what to do.
 const BATCH: usize = 64;
@@ -170,6 +170,7 @@ impl Hub {
         self.say_goodbye().await;
     }
 
+    #[allow(clippy::type_complexity)]
     pub(crate) fn channels()
     -> ((mpsc::Sender<Event>, mpsc::Receiver<Event>), (mpsc::UnboundedSender<Done>, mpsc::UnboundedReceiver<Done>))
     {

@@ -24,8 +24,6 @@ const SILENT: Duration = Duration::from_millis(1000);
 const NEWCOMER: Duration = Duration::from_millis(1500);
 /// What the origin has not answered after this is asked of a neighbour, if one has it meanwhile.
 const ORIGIN_LATE: Duration = Duration::from_millis(1000);
-/// How long a chunk that the origin does not have may turn up elsewhere.
-const ABSENT_PATIENCE: Duration = Duration::from_secs(5);
 /// Positions that fit nowhere are looked at so many times in a row, then the rest waits.
 const MISFITS: usize = 32;
 /// Groups that a node is at, at a time, so that a claim means that something is coming.
@@ -264,9 +262,9 @@ impl Exchange {
         }
         let idle = now.saturating_sub(self.progress_at);
         let lacking: Vec<Position> = self.missing.iter().filter(|p| self.origin.lacks(*p)).take(5).collect();
-        let reason = if !lacking.is_empty() && idle > ABSENT_PATIENCE {
+        let reason = if !lacking.is_empty() && idle >= self.config.absent_patience {
             GiveUp::Absent(lacking)
-        } else if idle > self.config.patience {
+        } else if idle >= self.config.patience {
             GiveUp::Unreachable(self.missing.len())
         } else {
             return;

@@ -17,8 +17,8 @@ use crate::extract::network::{FetchError, Job, NetworkReport};
 use crate::format::layout::Layout;
 use crate::node::fetch::{Arrival, From, Outcome, Sink};
 use crate::node::holder::AssemblyHolder;
-use crate::source::SourceError;
 use crate::source::http_store::HttpStore;
+use crate::source::{ChunkSource, SourceError};
 
 /// Origin requests in flight at most.
 const ORIGIN_REQUESTS: usize = 64;
@@ -74,12 +74,12 @@ impl Hub {
         let now = self.now();
         let lengths: Arc<[u32]> = (0..layout.count()).map(|position| layout.length(position)).collect();
         let held = assembly.held().into_positions();
-        let config = Config {
-            origin: !origins.is_empty(),
-            grace: if self.config.lan { Config::default().grace } else { Duration::ZERO },
-            patience: self.config.patience,
-            origin_requests: ORIGIN_REQUESTS,
-            ..Config::default()
+        let usual = Config { patience: self.config.patience, origin_requests: ORIGIN_REQUESTS, ..Config::default() };
+        let config = match (self.config.lan, !origins.is_empty()) {
+            (true, origin) => Config { origin, ..usual },
+            (false, true) => Config { grace: Duration::ZERO, absent_patience: Duration::ZERO, ..usual },
+            // Nobody can be asked: what is missing stays so.
+            (false, false) => Config { origin: false, patience: Duration::ZERO, ..usual },
         };
         let mut exchange = Exchange::new(self.me, &index_id, lengths, held, config, now);
         let mut all = RoaringBitmap::new();
@@ -180,11 +180,12 @@ impl Hub {
         let now = self.now();
         let Done { index, position, from, store, outcome } = done;
         let serving = self.serving.clone();
+        let anybody = self.config.share && !self.neighbours.is_empty();
         let Some(fetching) = self.fetching(&index) else { return };
         let kept = fetching.checking.remove(&position);
         match outcome {
             Outcome::Stored => {
-                if let Some((encoded, _)) = kept {
+                if let Some((encoded, _)) = kept.filter(|_| anybody) {
                     serving.recent.keep(fetching.layout.id(position), encoded);
                 }
                 fetching.exchange.stored(position, now);
@@ -235,8 +236,9 @@ impl Hub {
             Output::TellOrigin(reachable) => self.tell(&index, &Message::Origin { index, reachable }),
             Output::Ban(peer) => self.ban(peer),
             Output::GiveUp(reason) => {
+                let lan = self.config.lan;
                 if let Some(fetching) = self.fetching(&index) {
-                    let error = fetching.gave_up(&reason);
+                    let error = fetching.gave_up(&reason, lan);
                     fetching.fail(error);
                 }
             }
@@ -339,18 +341,20 @@ impl Fetching {
         }
     }
 
-    fn gave_up(&self, reason: &GiveUp) -> FetchError {
-        let missing = self.assembly.missing().len();
-        let mut reasons: Vec<String> = self.complaints.iter().flatten().cloned().collect();
-        match reason {
-            GiveUp::Absent(positions) => {
-                let ids: Vec<String> = positions.iter().take(3).map(|p| self.layout.id(*p).to_string()).collect();
-                reasons.push(format!("no store and no neighbour has chunk {}", ids.join(", ")));
-            }
-            GiveUp::Unreachable(_) if self.origins.is_empty() => reasons.push("no neighbour has them".into()),
-            GiveUp::Unreachable(_) => reasons.push("no neighbour has them either".into()),
+    fn gave_up(&self, reason: &GiveUp, lan: bool) -> FetchError {
+        let missing = self.assembly.missing();
+        let first = match reason {
+            GiveUp::Absent(positions) => positions.first().copied(),
+            GiveUp::Unreachable(_) => missing.min(),
+        };
+        let mut reasons: Vec<String> = first.map(|p| format!("chunk {}", self.layout.id(p))).into_iter().collect();
+        for (store, complaint) in self.origins.iter().zip(&self.complaints) {
+            reasons.push(complaint.clone().unwrap_or_else(|| format!("{} does not have it", store.name())));
         }
-        FetchError { missing, reasons: reasons.join("; ") }
+        if lan {
+            reasons.push("no neighbour has it".into());
+        }
+        FetchError { missing: missing.len(), reasons: reasons.join("; ") }
     }
 }
 
