@@ -1,3 +1,39 @@
-//! Whole machines on a LAN that the test builds.
+//! Whole machines on a LAN that the test builds, with an image that the casync program published on nginx.
 
+mod failures;
+mod neighbours;
 mod network;
+mod published;
+mod swarm;
+
+use std::path::Path;
+use std::time::Duration;
+
+use crate::support::lan::{Lan, wait_until};
+use crate::support::{Need, Process, require};
+
+/// What all of these tests need of the machine.
+fn machine_can() -> bool {
+    require(&[Need::Namespaces, Need::Program("casync"), Need::Program("nginx")])
+}
+
+/// Starts `caswarm node` on a host and waits until it answers `caswarm status`.
+fn start_node(lan: &Lan, host: usize, arguments: &[&str]) -> Process {
+    let mut node = lan.start(host, &[&["node"], arguments].concat());
+    wait_until("the node answers status", Duration::from_secs(20), || {
+        assert!(node.is_running(), "the node ended: {}{}", node.stdout(), node.stderr());
+        lan.start(host, &["status", "--json"]).wait(Duration::from_secs(10)).status.success()
+    });
+    node
+}
+
+/// Starts an extraction on a host into `out.img` in the host's directory.
+fn start_extract(lan: &Lan, host: usize, index: &str, arguments: &[&str]) -> Process {
+    lan.start(host, &[&["extract", index, "out.img", "--json"], arguments].concat())
+}
+
+/// Copies a file into a host's directory under the same name, which is returned.
+fn give<'a>(lan: &Lan, host: usize, file: &Path, name: &'a str) -> &'a str {
+    std::fs::copy(file, lan.dir(host).join(name)).unwrap();
+    name
+}

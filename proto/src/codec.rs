@@ -87,3 +87,6 @@ fn check(message: &Message) -> Result<(), DecodeError> {
         _ => Ok(()),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -73,8 +73,8 @@ pub struct Args {
     #[arg(long, value_name = "N")]
     threads: Option<usize>,
 
-    /// Go on serving neighbours for at most that long after the image is whole.
-    #[arg(long, value_name = "SECONDS", num_args = 0..=1, require_equals = true, default_missing_value = "3600")]
+    /// Go on serving neighbours that still need chunks for at most that long after the image is whole [default: 120].
+    #[arg(long, value_name = "SECONDS")]
     pub(super) linger: Option<u64>,
     /// Neither ask neighbours nor serve them.
     #[arg(long)]
@@ -88,6 +88,12 @@ pub struct Args {
 /// # Errors
 /// Whatever stopped it.
 pub async fn run(args: Args, global: &Global) -> anyhow::Result<Exit> {
+    if [".caidx", ".catar"].iter().any(|kind| Location::parse(&args.index).file_name().ends_with(kind)) {
+        anyhow::bail!(
+            "{}: file trees are not built yet, only images; the index of an image ends in .caibx",
+            args.index
+        );
+    }
     let http = HttpClient::new(HttpOptions { rate_limit: args.rate_limit_bps, ..HttpOptions::default() })?;
     let network = network(&args, global).await?;
     let config = config(&args);

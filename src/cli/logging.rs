@@ -26,10 +26,10 @@ pub(super) fn start(global: &Global) {
 fn default_filter(global: &Global) -> &'static str {
     match (global.quiet, global.verbose) {
         (true, _) => "error",
-        (false, 0) => "warn",
-        (false, 1) => "warn,caswarm=info",
-        (false, 2) => "info,caswarm=debug,caswarm_proto=debug",
-        (false, _) => "debug,caswarm=trace,caswarm_proto=trace",
+        (false, 0) => "warn,libp2p_kad=error",
+        (false, 1) => "warn,libp2p_kad=error,caswarm=info",
+        (false, 2) => "info,libp2p_kad=error,caswarm=debug",
+        (false, _) => "debug,caswarm=trace",
     }
 }
 

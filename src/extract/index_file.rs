@@ -113,15 +113,21 @@ pub async fn load(
     {
         return checked(place, bytes, Some(id), Whence::Lan);
     }
-    let bytes = match (http.get_file(&place, LONGEST).await, told) {
-        (Ok(found), _) => found.ok_or_else(|| IndexFileError::Absent(place.clone()))?,
-        // No way to the origin: a neighbour may get the index yet.
-        (Err(error), Some(id)) => match network.index(id, false).await {
-            Some(bytes) => return checked(place, bytes, Some(id), Whence::Lan),
-            None => return Err(error.into()),
+    let bytes = match told {
+        Some(id) => tokio::select! {
+            found = http.get_file(&place, LONGEST) => match found {
+                Ok(found) => found,
+                // No way to the origin: a neighbour may get the index yet.
+                Err(error) => match network.index(id, false).await {
+                    Some(bytes) => return checked(place, bytes, Some(id), Whence::Lan),
+                    None => return Err(error.into()),
+                },
+            },
+            Some(bytes) = network.index(id, false) => return checked(place, bytes, Some(id), Whence::Lan),
         },
-        (Err(error), None) => return Err(error.into()),
+        None => http.get_file(&place, LONGEST).await?,
     };
+    let bytes = bytes.ok_or_else(|| IndexFileError::Absent(place.clone()))?;
     let file = checked(place, bytes, pinned, Whence::Origin)?;
     if let Some(told) = told.filter(|told| *told != file.id) {
         tracing::warn!("{location} is not the index {told} that its .id file names; write the .id file anew");

@@ -41,8 +41,10 @@ pub struct Job {
 pub struct NetworkReport {
     /// Requests that the remote stores were sent, retries included.
     pub origin_requests: u64,
-    /// Neighbours with whom there was a session.
+    /// Neighbours that sent chunks.
     pub peers: u64,
+    /// Chunks that came although they were there already.
+    pub duplicates: u64,
 }
 
 /// Why some positions did not come.

@@ -89,7 +89,7 @@ impl Report {
             received: by(&|place| progress.received_bytes(place)),
             origin_requests: network.origin_requests,
             peers: network.peers,
-            duplicates: progress.duplicates(),
+            duplicates: progress.duplicates() + network.duplicates,
             corrupt_total: progress.corrupt(),
             corrupt: progress.blames(),
             seconds: (seconds * 1000.0).round() / 1000.0,

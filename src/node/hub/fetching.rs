@@ -1,6 +1,6 @@
 //! Images under way: what the exchange says is done here, with sessions, the origin's stores and the extraction's sink.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -39,7 +39,8 @@ pub(crate) struct Fetching {
     complaints: Vec<Option<String>>,
     all_wanted: bool,
     synced: u64,
-    report: NetworkReport,
+    origin_requests: u64,
+    senders: BTreeSet<NodeId>,
     reply: Option<oneshot::Sender<Result<NetworkReport, FetchError>>>,
 }
 
@@ -74,6 +75,7 @@ impl Hub {
         let now = self.now();
         let lengths: Arc<[u32]> = (0..layout.count()).map(|position| layout.length(position)).collect();
         let held = assembly.held().into_positions();
+        let known = held.len();
         let usual = Config { patience: self.config.patience, origin_requests: ORIGIN_REQUESTS, ..Config::default() };
         let config = match (self.config.lan, !origins.is_empty()) {
             (true, origin) => Config { origin, ..usual },
@@ -108,7 +110,7 @@ impl Hub {
         self.serving.add(Arc::new(AssemblyHolder(assembly.clone())));
         let fetching = Fetching {
             exchange,
-            synced: assembly.count(),
+            synced: known,
             complaints: vec![None; origins.len()],
             layout: layout.clone(),
             assembly,
@@ -118,7 +120,8 @@ impl Hub {
             checking: BTreeMap::new(),
             bad: BTreeMap::new(),
             all_wanted: false,
-            report: NetworkReport::default(),
+            origin_requests: 0,
+            senders: BTreeSet::new(),
             reply: Some(reply),
         };
         let local = self.local(index_id);
@@ -147,6 +150,7 @@ impl Hub {
         let Some(fetching) = self.fetching(&index) else { return };
         let bytes = encoded.bytes.len() as u64;
         if fetching.exchange.arrived(position, from, bytes, now) {
+            fetching.senders.insert(from);
             fetching.check(index, position, encoded, Source::Peer(from), 0, done);
         }
     }
@@ -156,7 +160,7 @@ impl Hub {
         let done = self.done.clone();
         let OriginReply { index, position, found, took, errors, requests } = reply;
         let Some(fetching) = self.fetching(&index) else { return };
-        fetching.report.origin_requests += requests;
+        fetching.origin_requests += requests;
         let failed = !errors.is_empty();
         for (store, error) in errors {
             tracing::debug!(%error, "origin");
@@ -331,7 +335,12 @@ impl Fetching {
             && self.exchange.settled()
             && let Some(reply) = self.reply.take()
         {
-            let _ = reply.send(Ok(self.report));
+            let report = NetworkReport {
+                origin_requests: self.origin_requests,
+                peers: self.senders.len() as u64,
+                duplicates: self.exchange.stats().duplicates,
+            };
+            let _ = reply.send(Ok(report));
         }
     }
 
