@@ -14,8 +14,8 @@ use caswarm::node::discovery::{Discovery, DiscoveryConfig, DiscoveryEvent};
 use caswarm::node::identity::Identity;
 use caswarm::node::session::{self, SessionConfig};
 use caswarm::node::tls::TlsConfigs;
-use futures::StreamExt;
 use futures::stream::FuturesUnordered;
+use futures::{FutureExt, StreamExt};
 use proto::message::{Encoding, Hello};
 use proto::{IndexId, Message};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -134,22 +134,27 @@ async fn join() {
     let mut first = None;
     let mut nodes = BTreeSet::new();
     let mut found = 0;
-    let mut dials = FuturesUnordered::new();
+    let mut opening = FuturesUnordered::new();
     let end = tokio::time::sleep(Duration::from_secs(5));
     tokio::pin!(end);
     loop {
         let opened = tokio::select! {
             () = &mut end => break,
-            Ok((tcp, _)) = listener.accept() => session::accept(tcp, &config).await,
+            Ok((tcp, _)) = listener.accept() => {
+                let config = config.clone();
+                // Never awaited here: two nodes that accept each other's calls would each wait for the other's dial.
+                opening.push(async move { session::accept(tcp, &config).await }.boxed());
+                continue;
+            }
             Some(event) = events.recv() => {
                 if let DiscoveryEvent::Found(neighbour) = event {
                     found += 1;
                     let config = config.clone();
-                    dials.push(async move { session::connect(neighbour.addresses[0], Some(neighbour.node), &config).await });
+                    opening.push(async move { session::connect(neighbour.addresses[0], Some(neighbour.node), &config).await }.boxed());
                 }
                 continue;
             }
-            Some(opened) = dials.next(), if !dials.is_empty() => opened,
+            Some(opened) = opening.next(), if !opening.is_empty() => opened,
         };
         if let Ok(session) = opened {
             first.get_or_insert(began.elapsed());
