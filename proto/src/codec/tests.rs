@@ -25,8 +25,6 @@ fn hello(text: usize) -> Message {
 /// Every message and the body that it is on the wire; `I` stands for the index id, `C` for the chunk id.
 fn golden() -> Vec<(Message, &'static str)> {
     let holdings: Holdings = [1, 2, 5].into_iter().collect();
-    let bitmap = "1600000000000000 3a300000 01000000 0000 0200 10000000 0100 0200 0500";
-    let _ = bitmap;
     vec![
         (hello(1), "00000000 0100 0100000000000000 6e 0200000000000000 7a7a 0201 0403 0300000000000000 612f31"),
         (Message::Join(Join { index: INDEX, downloads: true, has_index: false }), "01000000 I 01 00"),
