@@ -4,11 +4,26 @@
 //! After every step the rules are checked from outside ([`checks`]) and the machine's own books from inside
 //! (`Exchange::check`). A failure prints its seed; `CASWARM_SIM_SEED` sets it, `CASWARM_SIM_FULL=1` runs the scenarios
 //! at the size of a real image.
+//!
+//! A simulator is trusted for what it catches. Each of these faults was put into the exchange by hand, and caught:
+//! - no deadline for late requests reported: every test (no deadline within 100 ms);
+//! - a departed peer's chunks not released: the books, where peers vanish or are banned;
+//! - a late request never asked elsewhere: the silent peer's 300 ms;
+//! - claims that never run out: the stopped machine, the claiming one;
+//! - a corrupt answer not blamed: garbage without a ban;
+//! - bytes in flight not given back: the books;
+//! - announcing what is still being verified: every test (announced what is not held);
+//! - an election that is not the same on all nodes: a group claimed by another than its owner;
+//! - a silent peer still counted as a holder: silent peers, where nothing comes any more;
+//! - going on with a group that a higher score claimed: the older image's copies (the weakest catch);
+//! - a request made and the position still missing: every test (the books, asked twice).
 
 mod cases;
 mod checks;
+mod links;
 mod machine;
 mod misbehaviour;
 mod network;
 mod pace;
 mod rng;
+mod scenario;

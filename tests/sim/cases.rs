@@ -5,8 +5,9 @@ use std::time::Duration;
 use roaring::RoaringBitmap;
 
 use super::machine::Spec;
-use super::network::{Network, Outcome, Setup, bound, mbit};
+use super::network::Network;
 use super::rng::seed;
+use super::scenario::{Outcome, Setup, bound, mbit};
 
 /// Chunks of the image: of the benchmark's, or of one small enough for the everyday tests.
 fn chunks(everyday: usize) -> usize {
@@ -123,6 +124,17 @@ fn a_late_joiner_takes_all_from_its_neighbours() {
     report("late joiner", &outcome, bound);
     assert!(outcome.time < bound + 0.8, "{} s, {bound} s are needed", outcome.time);
     assert!(outcome.origin_bytes < 2_000_000, "{} bytes from the origin", outcome.origin_bytes);
+}
+
+#[test]
+fn one_machine_fills_a_link_with_20_ms_of_delay_each_way() {
+    let mut setup = setup(6000, machines(1, 1000.0), 100.0);
+    setup.origin_delay = Duration::from_millis(20);
+    let outcome = Network::new(setup).run();
+    let bound = outcome.image_bytes as f64 / mbit(100.0);
+    report("alone, 20 ms", &outcome, bound);
+    assert!(outcome.time < bound / 0.95 + 0.5, "{} s, {bound} s are needed", outcome.time);
+    assert_eq!(outcome.origin_bytes, outcome.image_bytes);
 }
 
 #[test]

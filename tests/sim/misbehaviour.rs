@@ -5,8 +5,9 @@ use std::time::Duration;
 use roaring::RoaringBitmap;
 
 use super::machine::{Kind, Spec};
-use super::network::{Network, Outcome, Setup, mbit};
+use super::network::Network;
 use super::rng::seed;
+use super::scenario::{Outcome, Setup, mbit};
 
 const CHUNKS: usize = 320;
 

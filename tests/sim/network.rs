@@ -13,85 +13,14 @@ use proto::{Holdings, IndexId, Message, NodeId, Position, Time, codec};
 use roaring::RoaringBitmap;
 
 use super::checks;
-use super::machine::{Kind, Machine, Spec};
+use super::machine::{Kind, Machine};
 use super::rng::Rng;
+use super::scenario::{Outcome, Setup};
 
 pub const INDEX: IndexId = IndexId([7; 32]);
 
-/// A scenario.
 #[derive(Debug, Clone)]
-pub struct Setup {
-    pub seed: u64,
-    pub chunks: usize,
-    pub machines: Vec<Spec>,
-    /// Bytes a second of the origin's link.
-    pub origin_rate: f64,
-    pub origin_delay: Duration,
-    /// The origin answers nothing between these moments.
-    pub origin_down: Option<(Time, Time)>,
-    pub latency: Duration,
-    /// From the start of both until two machines have a session.
-    pub discovery: (Duration, Duration),
-    pub verification: Duration,
-    /// The books are checked after every so many steps.
-    pub check_every: u64,
-    /// Simulated time after which the run has failed.
-    pub limit: Duration,
-}
-
-impl Setup {
-    /// Stored bytes of the chunks come around 23 KB, uncompressed around 64 KiB, as in the image of the benchmark.
-    pub fn new(seed: u64, chunks: usize, machines: Vec<Spec>, origin_rate: f64) -> Self {
-        Self {
-            seed,
-            chunks,
-            machines,
-            origin_rate,
-            origin_delay: Duration::from_micros(200),
-            origin_down: None,
-            latency: Duration::from_micros(200),
-            discovery: (Duration::from_millis(100), Duration::from_secs(1)),
-            verification: Duration::from_micros(500),
-            check_every: 1,
-            limit: Duration::from_secs(600),
-        }
-    }
-}
-
-/// What came of a run.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Outcome {
-    /// From the first start to the last finish.
-    pub time: f64,
-    /// When each machine was complete; `None` where it never was.
-    pub finished: Vec<Option<Time>>,
-    pub origin_bytes: u64,
-    pub image_bytes: u64,
-    pub duplicates: u64,
-    pub late: u64,
-    pub messages: u64,
-    pub message_bytes: u64,
-    pub steps: u64,
-    pub banned: u64,
-    /// A digest of everything that happened, in order.
-    pub trace: u64,
-    /// Claims: when, by whom, of which group.
-    pub claims: Vec<(Time, usize, u32)>,
-    /// Second copies from the origin: when, to whom, of which position.
-    pub repeated: Vec<(Time, usize, Position)>,
-    /// The longest that an asked chunk which somebody else held took, from the first request, by machine.
-    pub longest_wait: Duration,
-}
-
-impl Outcome {
-    /// Bytes of the origin over bytes of the image.
-    pub fn copies(&self) -> f64 {
-        self.origin_bytes as f64 / self.image_bytes as f64
-    }
-}
-
-#[derive(Debug, Clone)]
-enum Event {
+pub enum Event {
     Start(usize),
     Session(usize, usize),
     Closed(usize, usize),
@@ -104,20 +33,22 @@ enum Event {
 }
 
 pub struct Network {
-    setup: Setup,
+    pub(super) setup: Setup,
     pub machines: Vec<Machine>,
     numbers: BTreeMap<NodeId, usize>,
-    stored: Vec<u32>,
+    pub(super) stored: Vec<u32>,
     lengths: Arc<[u32]>,
     events: BTreeMap<(Time, u64), Event>,
     sequence: u64,
-    now: Time,
+    pub(super) now: Time,
     rng: Rng,
-    origin_free: Time,
+    pub(super) origin_free: Time,
     last_delivery: BTreeMap<(usize, usize), Time>,
     first_asked: BTreeMap<(usize, Position), Time>,
-    fetched: RoaringBitmap,
-    outcome: Outcome,
+    pub(super) fetched: RoaringBitmap,
+    /// Who found garbage, and who sent it.
+    to_blame: Option<(usize, usize)>,
+    pub(super) outcome: Outcome,
 }
 
 impl Network {
@@ -158,6 +89,7 @@ impl Network {
             last_delivery: BTreeMap::new(),
             first_asked: BTreeMap::new(),
             fetched: RoaringBitmap::new(),
+            to_blame: None,
             outcome,
             setup,
         };
@@ -228,7 +160,7 @@ impl Network {
         }
     }
 
-    fn push(&mut self, at: Time, event: Event) {
+    pub(super) fn push(&mut self, at: Time, event: Event) {
         self.sequence += 1;
         self.events.insert((at, self.sequence), event);
     }
@@ -275,7 +207,7 @@ impl Network {
                 self.machines[at].sending = false;
                 self.send_next(at);
             }
-            Event::FromOrigin { to, position, answer } => self.from_origin(to, position, answer),
+            Event::FromOrigin { to, position, answer } => self.origin_answered(to, position, answer),
             Event::Verified { at, position, from, right } => self.verified(at, position, from, right),
             Event::Timer(at) => {
                 if self.machines[at].timer != Some(self.now) {
@@ -442,38 +374,7 @@ impl Network {
         self.push(arrives, Event::Deliver { from: at, to, message });
     }
 
-    /// When bytes that would be here at `in_full` are, given what is on its way already.
-    fn onto_downlink(&mut self, to: usize, bytes: u32, in_full: Time) -> Time {
-        let machine = &mut self.machines[to];
-        let took = Duration::from_secs_f64(f64::from(bytes) / machine.spec.down);
-        machine.down_free = in_full.max(machine.down_free + took);
-        machine.down_free
-    }
-
-    fn ask_origin(&mut self, at: usize, position: Position) {
-        let delay = self.setup.origin_delay;
-        let down = |time: Time| self.setup.origin_down.is_some_and(|(from, to)| time >= from && time < to);
-        let reaches = self.machines[at].spec.origin;
-        let length = self.stored[position as usize];
-        let took = Duration::from_secs_f64(f64::from(length) / self.setup.origin_rate);
-        let begins = self.origin_free.max(self.now + delay);
-        if !reaches || down(self.now + delay) || down(begins + took) {
-            let answer = OriginAnswer::Unavailable;
-            let event = Event::FromOrigin { to: at, position, answer };
-            return self.push(self.now + delay * 2 + Duration::from_millis(1), event);
-        }
-        if !self.fetched.insert(position) {
-            self.outcome.repeated.push((self.now, at, position));
-        }
-        self.origin_free = begins + took;
-        self.outcome.origin_bytes += u64::from(length);
-        let arrives = self.onto_downlink(at, length, begins + took + delay);
-        let first_byte = (begins + delay).saturating_sub(self.now);
-        let answer = OriginAnswer::Bytes { bytes: u64::from(length), first_byte };
-        self.push(arrives, Event::FromOrigin { to: at, position, answer });
-    }
-
-    fn from_origin(&mut self, at: usize, position: Position, answer: OriginAnswer) {
+    fn origin_answered(&mut self, at: usize, position: Position, answer: OriginAnswer) {
         let machine = &mut self.machines[at];
         machine.origin_asked.remove(&position);
         let Some(exchange) = &mut machine.exchange else { return };
@@ -489,6 +390,9 @@ impl Network {
             exchange.stored(position, self.now);
         } else {
             exchange.corrupt(position, from, self.now);
+            if let Source::Peer(id) = from {
+                self.to_blame = Some((at, self.numbers[&id]));
+            }
         }
     }
 
@@ -501,6 +405,9 @@ impl Network {
             let numbers = &self.numbers;
             checks::output(&self.machines[at], &output, &self.stored, self.now, |id| numbers[id]);
             self.act(at, output);
+        }
+        if let Some((by, peer)) = self.to_blame.take_if(|(by, _)| *by == at) {
+            assert!(self.machines[by].banned.contains(&peer), "{peer} sent garbage to {by} and is not banned");
         }
         let fully = self.outcome.steps.is_multiple_of(self.setup.check_every);
         checks::state(&self.machines[at], self.now, fully);
@@ -571,15 +478,4 @@ impl Network {
             Output::GiveUp(_) => {}
         }
     }
-}
-
-/// Bits a second in millions, as bytes a second.
-pub fn mbit(rate: f64) -> f64 {
-    rate * 1e6 / 8.0
-}
-
-/// What the wires force: the bound of the design, for equal machines.
-pub fn bound(bytes: u64, machines: usize, lan: f64, origin: f64) -> f64 {
-    let (bytes, count) = (bytes as f64, machines as f64);
-    (bytes / origin).max(bytes / lan).max(count * bytes / (origin + count * lan))
 }

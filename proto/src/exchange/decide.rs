@@ -16,6 +16,8 @@ const ANNOUNCE_PER_PEER: Duration = Duration::from_millis(3);
 const ANNOUNCE_POSITIONS: u64 = 64;
 /// Between two looks at what is late.
 pub(super) const LOOK: Duration = Duration::from_millis(50);
+/// A group that another started on so long ago, and longer ago than a group takes here, is taken over by who is idle.
+const SLACK: Duration = Duration::from_millis(1000);
 /// Between two looks at everything that is missing, while there is nothing to ask of the origin.
 const LOOK_AGAIN: Duration = Duration::from_millis(500);
 /// A peer that owes answers and is silent for this long does not count as a holder any more.
@@ -165,8 +167,13 @@ impl Exchange {
             let wanted = |group: u32| missing.range(group * GROUP..(group + 1) * GROUP).filter(nowhere).collect();
             let all = || missing.iter().filter(nowhere).map(group_of).collect();
             let peers = &self.peers;
+            // Who has nothing else to do takes over from who is far slower, although that one still gets on.
+            let own = origin.time_for(u64::from(GROUP) * self.estimate(missing.min().unwrap_or(0)));
+            let slack = if origin.idle() { SLACK.max(own * 3) } else { Time::MAX };
             let taken = |group: u32| {
-                peers.values().any(|peer| peer.claims.contains_key(&group) && peer.member() && !peer.claims_late(now))
+                let at_it =
+                    |peer: &Peer| peer.claims.get(&group).is_some_and(|since| now.saturating_sub(*since) < slack);
+                peers.values().any(|peer| at_it(peer) && peer.member() && !peer.claims_late(now))
             };
             let group = self.share.start_group(wanted, all, taken)?;
             *started += 1;

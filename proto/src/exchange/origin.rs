@@ -157,6 +157,11 @@ impl Origin {
         self.requests == 0
     }
 
+    /// How long so many bytes take at the pace that was measured; a minute where none was.
+    pub(super) fn time_for(&self, bytes: u64) -> Duration {
+        Duration::from_secs_f64((bytes as f64 / self.rate.max(1.0)).min(60.0))
+    }
+
     /// It is worth a try before the pause after failures is over.
     pub(super) fn try_soon(&mut self) {
         if self.failures > 0 {
