@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, unreachable_pub)]
 
 mod casync_formats;
+mod corpus;
 mod corrupt_input;
 mod extract;
 mod lan;

@@ -16,6 +16,16 @@ pub(super) fn id_path(index: &Path) -> PathBuf {
     name.into()
 }
 
+/// Removes a file, if it is there.
+pub(super) fn remove(path: &Path) -> Result<(), MakeError> {
+    match fs::remove_file(path) {
+        Err(source) if source.kind() != io::ErrorKind::NotFound => {
+            Err(MakeError::Output { path: path.to_owned(), source })
+        }
+        _ => Ok(()),
+    }
+}
+
 /// Writes a file with these permissions (less the umask) in the place of whatever is there.
 pub(super) fn write(path: &Path, mode: u32, bytes: &[u8]) -> Result<(), MakeError> {
     let failed = |source| MakeError::Output { path: path.to_owned(), source };
@@ -29,7 +39,7 @@ pub(super) fn write(path: &Path, mode: u32, bytes: &[u8]) -> Result<(), MakeErro
         .create_new(true)
         .mode(mode)
         .open(&temporary)
-        .and_then(|mut file| file.write_all(bytes))
+        .and_then(|mut file| file.write_all(bytes).and_then(|()| file.sync_all()))
         .and_then(|()| fs::rename(&temporary, path));
     written.map_err(|source| {
         let _ = fs::remove_file(&temporary);

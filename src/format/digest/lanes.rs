@@ -219,6 +219,13 @@ mod tests {
         if let Some(ids) = sha512_256(&buffers) {
             assert_eq!(ids, want);
         }
+        #[cfg(target_arch = "x86_64")]
+        if is_x86_feature_detected!("avx2") {
+            // SAFETY: safe code compiled for this feature, which this CPU has been found to have.
+            #[allow(unsafe_code)]
+            let ids = unsafe { avx2(&buffers) };
+            assert_eq!(ids, want);
+        }
     }
 
     #[test]

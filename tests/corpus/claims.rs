@@ -1,0 +1,53 @@
+//! What must hold for any bytes: shared by the fuzz targets (`tests/fuzz`) and by the test that replays their corpus.
+//! Each claim panics where it is broken, and answers whether the bytes were accepted.
+
+use bytes::Bytes;
+use caswarm::chunk::{Claim, Encoded, Encoding, verify, verify_many};
+use caswarm::format::compression::Decompressor;
+use caswarm::format::digest::Digest;
+use caswarm::format::index::Index;
+use caswarm::format::layout::Layout;
+use proto::{ChunkId, codec};
+
+/// An index that is read is written back as it was, and its layout covers the whole stream.
+pub fn index(bytes: &[u8]) -> bool {
+    let Ok(index) = Index::parse(bytes) else { return false };
+    assert_eq!(index.to_bytes(), bytes);
+    let layout = Layout::of(&index);
+    let places = |position| layout.offsets(position).len() as u64 * u64::from(layout.length(position));
+    assert_eq!((0..layout.count()).map(places).sum::<u64>(), layout.total());
+    true
+}
+
+/// Bytes from outside become exactly the chunk that they were said to be, never longer than it, or nothing. The first
+/// byte says the encoding, the next three the length, the rest is the chunk file.
+pub fn chunk(bytes: &[u8]) -> bool {
+    let Some((&[encoding, a, b, c], file)) = bytes.split_first_chunk() else { return false };
+    let encoding = [Encoding::Plain, Encoding::Zstd, Encoding::Xz, Encoding::Gzip][usize::from(encoding) % 4];
+    let length = u32::from_le_bytes([a, b, c & 0x0f, 0]);
+    let encoded = Encoded { encoding, bytes: Bytes::copy_from_slice(file) };
+    let digest = Digest::Sha512_256;
+    assert!(verify(&encoded, ChunkId([0; 32]), digest, length).is_err());
+    let Ok(plain) = Decompressor::new().decompress(encoding, file, length as usize) else { return false };
+    assert!(plain.len() <= length as usize);
+    let id = digest.id(&plain);
+    let claim = |length| Claim { encoded: encoded.clone(), id, length };
+    let right = plain.len() as u32;
+    let answers = verify_many(&[claim(right), claim(right + 1), claim(right - 1)], digest);
+    let accepted = |answer: &Result<caswarm::chunk::Chunk, _>| answer.as_ref().ok().map(|chunk| chunk.bytes().to_vec());
+    assert_eq!(answers.iter().map(accepted).collect::<Vec<_>>(), [Some(plain), None, None]);
+    right == length
+}
+
+/// A message that is read can be sent, and is the same when read again.
+pub fn message(body: &[u8]) -> bool {
+    if let Some(prefix) = body.first_chunk() {
+        let _ = codec::message_length(*prefix);
+    }
+    let Ok(message) = codec::decode(body) else { return false };
+    let frame = codec::encode(&message).unwrap_or_else(|error| panic!("{message:?} cannot be sent: {error}"));
+    let (prefix, again) = frame.split_first_chunk().unwrap_or_else(|| panic!("a frame without a prefix"));
+    assert_eq!(codec::message_length(*prefix), Ok(again.len()));
+    assert_eq!(codec::decode(again), Ok(message));
+    true
+}
