@@ -7,6 +7,7 @@ mod corpus;
 mod corrupt_input;
 mod extract;
 mod lan;
+mod make;
 mod sim;
 mod support;
 mod transport;
