@@ -44,7 +44,7 @@ fn late_joiner_takes_everything_from_its_neighbours() {
         return;
     }
     let published = Published::get();
-    let lan = Lan::new(Plan::hosts(&[3]));
+    let lan = Lan::new(Plan::hosts(&[3]).origin_mbit(25));
     let origin = lan.origin(&published.www());
     let index = give(&lan, 1, &published.www().join("v1.caibx"), "v1.caibx");
     let image = give(&lan, 1, &published.image("v1.img"), "v1.img");
