@@ -6,7 +6,10 @@ use std::path::Path;
 
 use crate::support::data::Random;
 
-const TARGETS: [(&str, fn(&[u8]) -> bool); 3] =
+/// What must hold for any bytes; answers whether they were accepted.
+type AnyBytes = fn(&[u8]) -> bool;
+
+const TARGETS: [(&str, AnyBytes); 3] =
     [("index", claims::index), ("chunk", claims::chunk), ("message", claims::message)];
 
 fn corpus(target: &str) -> Vec<(String, Vec<u8>)> {

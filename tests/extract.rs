@@ -37,10 +37,6 @@ impl Place {
         self.dir.path().join(name)
     }
 
-    fn text(&self, name: &str) -> String {
-        self.path(name).to_str().unwrap().to_owned()
-    }
-
     fn caswarm(&self) -> Command {
         caswarm(&self.path("state"))
     }

@@ -16,8 +16,6 @@ pub enum Fault {
     Instead(Vec<u8>),
     /// Half of what was announced.
     Half,
-    /// The connection is closed without a word.
-    Hangup,
 }
 
 /// Serves until it is dropped.
@@ -105,7 +103,6 @@ impl Shared {
             let fault = self.faults.lock().unwrap().iter().find(|(part, _)| path.contains(part)).map(|f| f.1.clone());
             let file = std::fs::read(self.root.join(&path));
             let (status, announced, body) = match (fault, file) {
-                (Some(Fault::Hangup), _) => return,
                 (Some(Fault::Status(status)), _) => (status, 0, Vec::new()),
                 (Some(Fault::Instead(bytes)), _) => (200, bytes.len(), bytes),
                 (Some(Fault::Half), Ok(bytes)) => (200, bytes.len(), bytes[..bytes.len() / 2].to_vec()),

@@ -210,7 +210,7 @@ mod tests {
 
     fn check(lengths: &[usize]) {
         let bytes: Vec<u8> =
-            (0..lengths.iter().max().copied().unwrap_or(0) + 300).map(|i| (i * i >> 3) as u8).collect();
+            (0..lengths.iter().max().copied().unwrap_or(0) + 300).map(|i| ((i * i) >> 3) as u8).collect();
         let buffers: Vec<&[u8]> = lengths.iter().enumerate().map(|(i, &n)| &bytes[i % 300..][..n]).collect();
         let want = one_by_one(&buffers);
         assert_eq!(run::<1>(&buffers), want);
