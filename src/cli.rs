@@ -58,6 +58,9 @@ impl Global {
     }
 }
 
+/// Threads for work that blocks. Each costs memory that the allocator keeps for it.
+const BLOCKING_THREADS: usize = 6;
+
 /// The subcommands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
@@ -80,7 +83,8 @@ impl Cli {
     /// Whatever stopped the subcommand; `main` prints the chain.
     pub fn run(self) -> anyhow::Result<Exit> {
         logging::start(&self.global);
-        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+        let mut runtime = tokio::runtime::Builder::new_multi_thread();
+        let runtime = runtime.enable_all().max_blocking_threads(BLOCKING_THREADS).build()?;
         let done = runtime.block_on(async {
             match self.command {
                 Command::Make(args) => make::run(args, &self.global).await,

@@ -101,7 +101,7 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             origin: true,
-            budget: 16 << 20,
+            budget: 8 << 20,
             grace: Duration::from_millis(250),
             patience: Duration::from_secs(30),
             absent_patience: Duration::from_secs(5),
@@ -143,6 +143,8 @@ pub struct Exchange {
     in_flight: u64,
     ratio: f64,
     progress_at: Time,
+    group_started_at: Time,
+    group_time: Option<Duration>,
     decided_at: Time,
     looked_at: Time,
     polled_at: Time,
@@ -193,6 +195,8 @@ impl Exchange {
             in_flight: 0,
             ratio: 0.5,
             progress_at: now,
+            group_started_at: now,
+            group_time: None,
             decided_at: now,
             looked_at: now,
             polled_at: now,

@@ -40,10 +40,10 @@ pub use status::{ImageStatus, NeighbourStatus, Status};
 const EVENTS: usize = 512;
 
 /// Payload bytes that came and were not looked at yet, over all sessions.
-const UNSEEN_BYTES: usize = 32 << 20;
+const UNSEEN_BYTES: usize = 8 << 20;
 
 /// Bytes of chunks kept as they came, to be served again.
-const RECENT_BYTES: usize = 16 << 20;
+const RECENT_BYTES: usize = 12 << 20;
 
 /// Events handled before the exchanges are asked what to do.
 const BATCH: usize = 64;

@@ -3,12 +3,18 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::peer::Peer;
+use roaring::RoaringBitmap;
+
 use super::{Asked, Exchange, GiveUp, Output};
 use crate::election::{GROUP, group_of};
 use crate::limits::WANT_POSITIONS;
 use crate::{Holdings, NodeId, Position, Time};
 
+/// A claim is overdue after this, or after so many times what a group takes this node.
+const OVERDUE: Duration = Duration::from_millis(1200);
+const OVERDUE_GROUPS: u32 = 4;
+/// A group takes no longer than this as far as that is concerned.
+const LONGEST_GROUP: Duration = Duration::from_secs(10);
 /// Between two announcements, at least; with many peers more, so that announcing costs the same.
 const ANNOUNCE: Duration = Duration::from_millis(50);
 const ANNOUNCE_PER_PEER: Duration = Duration::from_millis(3);
@@ -26,8 +32,6 @@ const SILENT: Duration = Duration::from_millis(1000);
 const NEWCOMER: Duration = Duration::from_millis(1500);
 /// What the origin has not answered after this is asked of a neighbour, if one has it meanwhile.
 const ORIGIN_LATE: Duration = Duration::from_millis(1000);
-/// Positions that fit nowhere are looked at so many times in a row, then the rest waits.
-const MISFITS: usize = 32;
 /// Groups that a node is at, at a time, so that a claim means that something is coming.
 const WORK_AHEAD: usize = 2;
 
@@ -64,31 +68,47 @@ impl Exchange {
     }
 
     fn ask_peers(&mut self, now: Time) {
-        let room = |peer: &Peer| peer.room(now) > 0;
-        if self.askable.is_empty() || self.in_flight >= self.config.budget || !self.peers.values().any(room) {
+        if self.askable.is_empty() || self.in_flight >= self.config.budget {
             return;
         }
         let mut asks: BTreeMap<NodeId, Vec<Position>> = BTreeMap::new();
-        let mut misfits = 0;
+        let mut reach = self.within_reach(now);
         let mut refilled = false;
-        while self.in_flight < self.config.budget && misfits < MISFITS {
-            let Some(position) = self.picks.next(&self.askable) else {
-                if refilled || self.askable.is_empty() {
+        while self.in_flight < self.config.budget && !reach.is_empty() {
+            let Some(position) = self.picks.next(&reach) else {
+                if refilled {
                     break;
                 }
                 refilled = true;
-                self.picks.refill(&self.askable, &self.available);
+                self.picks.refill(&reach, &self.available);
                 continue;
             };
             match self.best_holder(position, &[], now) {
                 Some(peer) => {
                     self.ask(position, peer, now);
+                    reach.remove(position);
                     asks.entry(peer).or_default().push(position);
                 }
-                None => misfits += 1,
+                // A peer has no room left: what only it holds waits, and must not hide what others hold.
+                None => {
+                    reach = self.within_reach(now);
+                    refilled = false;
+                }
             }
         }
         self.send_asks(asks);
+    }
+
+    /// What is askable of a peer that has room.
+    fn within_reach(&self, now: Time) -> RoaringBitmap {
+        let mut reach = RoaringBitmap::new();
+        for peer in self.peers.values().filter(|peer| peer.room(now) > 0) {
+            if peer.complete {
+                return self.askable.clone();
+            }
+            reach |= &peer.holdings & &self.askable;
+        }
+        reach
     }
 
     fn send_asks(&mut self, asks: BTreeMap<NodeId, Vec<Position>>) {
@@ -175,7 +195,19 @@ impl Exchange {
                     |peer: &Peer| peer.claims.get(&group).is_some_and(|since| now.saturating_sub(*since) < slack);
                 peers.values().any(|peer| at_it(peer) && peer.member() && !peer.claims_late(now))
             };
-            let group = self.share.start_group(wanted, all, taken)?;
+            // With nothing else left, what others are at for much longer than a group takes here is no longer theirs.
+            let overdue = OVERDUE.max(self.group_time.unwrap_or(LONGEST_GROUP) * OVERDUE_GROUPS);
+            let kept = |group: u32| {
+                let fresh = |since: &Time| now.saturating_sub(*since) < overdue;
+                taken(group) && peers.values().any(|peer| peer.claims.get(&group).is_some_and(fresh))
+            };
+            let free = self.share.start_group(wanted, all, taken);
+            let group = free.or_else(|| self.share.start_group(wanted, all, kept))?;
+            let took = now.saturating_sub(self.group_started_at).min(LONGEST_GROUP);
+            if self.share.started() > WORK_AHEAD {
+                self.group_time = Some(self.group_time.map_or(took, |usual| (usual * 3 + took) / 4));
+            }
+            self.group_started_at = now;
             *started += 1;
             if self.share.is_shared(group) {
                 claims.push(group);

@@ -22,7 +22,7 @@ const LATEST_LATE_CLAIM: f64 = 10.0;
 const FIRST_WINDOW: u64 = 512 << 10;
 /// Bytes asked ahead of any peer, at least and at most.
 const LEAST_WINDOW: u64 = 64 << 10;
-const MOST_WINDOW: u64 = 4 << 20;
+const MOST_WINDOW: u64 = 2 << 20;
 /// Claims of one peer that are noted.
 const MOST_CLAIMS: usize = 64;
 /// Positions in a row that a peer may deny to hold.

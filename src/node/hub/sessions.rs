@@ -11,7 +11,7 @@ use proto::{Holdings, IndexId, Message, NodeId};
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
-use super::{Event, Hub};
+use super::{Event, Hub, UNSEEN_BYTES};
 use crate::node::address;
 use crate::node::dht::DhtEvent;
 use crate::node::discovery::{DiscoveryEvent, Found};
@@ -21,6 +21,8 @@ use crate::node::session::{self, Session};
 
 /// Sessions at a time.
 const SESSIONS: usize = 96;
+/// Bytes of chunks that wait to be sent on one session.
+const QUEUED_BYTES: usize = 1 << 20;
 /// Dials at a time.
 const DIALS: usize = 16;
 /// The node with the higher id gives the other this long to dial.
@@ -234,7 +236,7 @@ impl Hub {
             let reason = loop {
                 match reader.next().await {
                     Ok(Some((message, payload))) => {
-                        let bytes = u32::try_from(payload.len()).unwrap_or(u32::MAX);
+                        let bytes = payload.len().min(UNSEEN_BYTES) as u32;
                         let room = match bytes {
                             0 => None,
                             bytes => unseen.clone().acquire_many_owned(bytes).await.ok(),
@@ -250,6 +252,7 @@ impl Hub {
             };
             let _ = events.send(Event::Ended { from: remote, serial, reason }).await;
         });
+        sender.limit_chunks(QUEUED_BYTES);
         let wants = Arc::new(Wants::default());
         let serving = tokio::spawn(serve(wants.clone(), sender.clone(), self.serving.clone()));
         let now = Instant::now();
