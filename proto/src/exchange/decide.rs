@@ -5,16 +5,12 @@ use std::time::Duration;
 
 use roaring::RoaringBitmap;
 
+use super::peer::Peer;
 use super::{Asked, Exchange, GiveUp, Output};
 use crate::election::{GROUP, group_of};
 use crate::limits::WANT_POSITIONS;
 use crate::{Holdings, NodeId, Position, Time};
 
-/// A claim is overdue after this, or after so many times what a group takes this node.
-const OVERDUE: Duration = Duration::from_millis(1200);
-const OVERDUE_GROUPS: u32 = 4;
-/// A group takes no longer than this as far as that is concerned.
-const LONGEST_GROUP: Duration = Duration::from_secs(10);
 /// Between two announcements, at least; with many peers more, so that announcing costs the same.
 const ANNOUNCE: Duration = Duration::from_millis(50);
 const ANNOUNCE_PER_PEER: Duration = Duration::from_millis(3);
@@ -195,19 +191,7 @@ impl Exchange {
                     |peer: &Peer| peer.claims.get(&group).is_some_and(|since| now.saturating_sub(*since) < slack);
                 peers.values().any(|peer| at_it(peer) && peer.member() && !peer.claims_late(now))
             };
-            // With nothing else left, what others are at for much longer than a group takes here is no longer theirs.
-            let overdue = OVERDUE.max(self.group_time.unwrap_or(LONGEST_GROUP) * OVERDUE_GROUPS);
-            let kept = |group: u32| {
-                let fresh = |since: &Time| now.saturating_sub(*since) < overdue;
-                taken(group) && peers.values().any(|peer| peer.claims.get(&group).is_some_and(fresh))
-            };
-            let free = self.share.start_group(wanted, all, taken);
-            let group = free.or_else(|| self.share.start_group(wanted, all, kept))?;
-            let took = now.saturating_sub(self.group_started_at).min(LONGEST_GROUP);
-            if self.share.started() > WORK_AHEAD {
-                self.group_time = Some(self.group_time.map_or(took, |usual| (usual * 3 + took) / 4));
-            }
-            self.group_started_at = now;
+            let group = self.share.start_group(wanted, all, taken)?;
             *started += 1;
             if self.share.is_shared(group) {
                 claims.push(group);

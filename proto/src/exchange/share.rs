@@ -91,11 +91,6 @@ impl Share {
         self.work.pop_front()
     }
 
-    /// How many groups this node started on.
-    pub(super) fn started(&self) -> usize {
-        self.claimed.len()
-    }
-
     /// Chooses the next group and starts on it. `wanted` lists what is to be fetched of a group, `all` the groups of
     /// which something is, in ascending order; `taken` says whether another node is at it. `None`: there is nothing to start now.
     pub(super) fn start_group(
