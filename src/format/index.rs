@@ -10,7 +10,7 @@ use super::features;
 pub const MAX_CHUNK: u64 = 128 << 20;
 
 /// The most rows that are read from an index. At casync's default sizes this is a stream of a terabyte.
-pub const MAX_ROWS: usize = 16 << 20;
+pub const MAX_ROWS: usize = proto::limits::POSITIONS as usize;
 
 /// The longest index file that is read, in bytes.
 pub const MAX_FILE: u64 = (HEADER + ROW * (MAX_ROWS + 1)) as u64;
