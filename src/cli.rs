@@ -33,7 +33,7 @@ pub struct Cli {
 /// Options that every subcommand takes.
 #[derive(Debug, Clone, Default, clap::Args)]
 pub struct Global {
-    /// Say more on stderr; twice for every detail.
+    /// Say more on stderr; up to three times.
     #[arg(short, long, global = true, action = clap::ArgAction::Count)]
     pub verbose: u8,
     /// Say nothing but errors.

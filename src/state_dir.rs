@@ -1,5 +1,5 @@
-//! The one directory with everything a node keeps: key, last known peers, control socket, spool. Many nodes run on one
-//! machine when each has its own.
+//! The one directory with everything a node keeps: key, last known peers, control socket. Many nodes run on one machine
+//! when each has its own.
 
 use std::ffi::OsString;
 use std::fs::DirBuilder;

@@ -39,10 +39,11 @@ pub struct Args {
     /// The chunk store: a directory or URL [default: default.castr beside the index].
     #[arg(long, env = "CASYNC_STORE", value_name = "STORE")]
     store: Option<String>,
-    /// One more store; asked after the others, local ones before remote ones.
+    /// One more store, asked after those before it, local ones first; may be repeated.
     #[arg(long, value_name = "STORE")]
     extra_store: Vec<String>,
-    /// A file or device to take chunks from; FILE.caibx beside it is used, else it is cut.
+    /// A file or device to take chunks from, by its index: the one named, else FILE.caibx beside it, else it is cut
+    /// anew; may be repeated.
     #[arg(long, value_name = "[INDEX:]FILE")]
     seed: Vec<String>,
     /// Take chunks from the file that the target replaces, too.

@@ -17,14 +17,14 @@ pub struct LanArgs {
     pub bootstrap: Vec<PeerAddress>,
 
     /// Talk only to nodes that were given the same name.
-    #[arg(long, value_name = "NAME", default_value = "")]
+    #[arg(long, value_name = "NAME", default_value = "", hide_default_value = true)]
     pub network: String,
 
     /// The label of this machine's rack or site [default: the multicast segment].
-    #[arg(long, value_name = "LABEL", default_value = "")]
+    #[arg(long, value_name = "LABEL", default_value = "", hide_default_value = true)]
     pub zone: String,
 
-    /// Where to accept sessions: ADDRESS:PORT, or a port [default: any port, or 7748 for `caswarm node`].
+    /// Where to accept sessions: ADDRESS:PORT, an address or a port [default: any port, or 7748 for `caswarm node`].
     #[arg(long, value_name = "ADDR")]
     pub listen: Option<String>,
 

@@ -25,11 +25,12 @@ pub struct Args {
     /// Sizes of chunks in bytes, with suffixes K, M, G.
     #[arg(long, default_value = "64K", value_name = "AVG|MIN:AVG:MAX")]
     chunk_size: ChunkSizes,
-    /// How chunks are named.
-    #[arg(long, default_value = "default", value_name = "sha512-256|sha256", value_parser = digest)]
+    /// How chunks are named [default: sha512-256].
+    #[arg(long, default_value = "default", hide_default_value = true, value_name = "sha512-256|sha256", value_parser = digest)]
     digest: Digest,
-    /// How chunks that the store does not have yet are compressed; none stores them as they are.
-    #[arg(long, default_value = "default", value_name = "zstd|xz|gzip|none", value_parser = compression)]
+    /// How chunks that the store does not have yet are compressed; none stores them as they are
+    /// [default: zstd].
+    #[arg(long, default_value = "default", hide_default_value = true, value_name = "zstd|xz|gzip|none", value_parser = compression)]
     compression: Encoding,
     /// How many threads compress [default: one for each core].
     #[arg(long, value_name = "N")]

@@ -21,7 +21,7 @@ pub struct Args {
     #[arg(long, value_name = "INDEX=FILE", value_parser = index_and_file)]
     image: Vec<(PathBuf, PathBuf)>,
 
-    /// Keep DHT records for others only when told so.
+    /// Keep no DHT records for other nodes.
     #[arg(long)]
     no_dht_server: bool,
 
