@@ -3,7 +3,7 @@
 //!
 //! - [`hub`]: the event loop that owns everything; [`Node`] is its handle.
 //! - [`discovery`] (mDNS) and [`dht`] (Kademlia) produce addresses, [`session`] talks to one of them.
-//! - [`holder`] is what a node serves from, [`serve`] how.
+//! - [`holder`] is what a node serves from, `serve` how.
 //! - [`fetch`] is the seam to whoever wants an image; [`lan`] puts a node behind it.
 
 pub mod address;

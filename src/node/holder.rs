@@ -1,5 +1,5 @@
 //! What this node can serve chunks from: stores, and extracted images as they lie on disk, without a second copy.
-//! What a holder reads is unverified; [`super::serve`] verifies before anything leaves.
+//! What a holder reads is unverified; `serve` verifies before anything leaves.
 
 use std::collections::HashSet;
 use std::fs::File;
