@@ -99,8 +99,8 @@ fn where_the_lan_is_the_narrow_place_it_is_kept_full() {
 #[test]
 fn thirty_machines_cost_the_origin_one_copy() {
     let (beyond, copies) = run("thirty at once", setup(600, machines(30, 100.0), 25.0), 100.0, 25.0);
-    assert!(beyond < 1.5, "{beyond} s beyond the bound");
-    assert!(copies <= if full() { 1.005 } else { 1.1 }, "{copies} copies from the origin");
+    assert!(beyond < 2.0, "{beyond} s beyond the bound");
+    assert!(copies <= if full() { 1.01 } else { 1.1 }, "{copies} copies from the origin");
 }
 
 #[test]
