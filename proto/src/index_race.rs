@@ -77,12 +77,6 @@ impl IndexRace {
         }
     }
 
-    /// The origin did not give the index; neighbours remain.
-    pub fn origin_failed(&mut self) {
-        self.origin = false;
-        self.asked_origin = false;
-    }
-
     /// What to do now, if anything; the same step is not returned twice.
     pub fn poll(&mut self, now: Time) -> Option<Step> {
         if let Some((peer, since)) = self.asked {

@@ -139,17 +139,6 @@ impl LocalStore {
         self.write(chunk.id(), &chunk_path(&chunk.id(), ""), chunk.bytes())
     }
 
-    /// Stores a chunk in the form in which it was found.
-    ///
-    /// # Errors
-    /// As [`Self::insert`].
-    pub fn insert_as_found(&self, chunk: &Chunk, found: &Encoded) -> Result<bool, SourceError> {
-        match found.encoding {
-            Encoding::Plain => self.insert_plain(chunk),
-            _ => self.insert(chunk, &found.bytes),
-        }
-    }
-
     /// The ids of all chunk files, in ascending order, one directory read at a time. Files of other names (casync's
     /// `.tmp` leftovers) are passed over; a directory that cannot be read yields an error, and the next ones follow.
     ///
