@@ -10,7 +10,7 @@ use crate::election::Election;
 use crate::{IndexId, NodeId, Time};
 
 /// How long neighbours have to show up before the origin is asked.
-const GRACE: Duration = Duration::from_millis(300);
+const GRACE: Duration = Duration::from_millis(400);
 /// How long the elected node has, before the next rank takes over.
 const TURN: Duration = Duration::from_millis(1500);
 /// How long a neighbour has to deliver the index.
@@ -128,8 +128,8 @@ mod tests {
     #[test]
     fn alone_the_origin_is_asked_after_the_grace() {
         let mut race = IndexRace::new(ME, &INDEX, true, ms(0));
-        assert_eq!(race.poll(ms(299)), None);
-        assert_eq!(race.poll(ms(300)), Some(Step::AskOrigin));
+        assert_eq!(race.poll(ms(399)), None);
+        assert_eq!(race.poll(ms(400)), Some(Step::AskOrigin));
         assert_eq!(race.poll(ms(9000)), None);
     }
 
@@ -155,8 +155,8 @@ mod tests {
             }
         }
         let asking = |races: &mut Vec<IndexRace>, at| races.iter_mut().filter_map(|race| race.poll(ms(at))).count();
-        assert_eq!(asking(&mut races, 300), 1);
+        assert_eq!(asking(&mut races, 400), 1);
         assert_eq!(asking(&mut races, 1000), 0);
-        assert_eq!(asking(&mut races, 1800), 1);
+        assert_eq!(asking(&mut races, 1900), 1);
     }
 }

@@ -20,6 +20,8 @@ use crate::node::holder::AssemblyHolder;
 use crate::source::http_store::HttpStore;
 use crate::source::{ChunkSource, SourceError};
 
+/// How long after its start a node leaves the origin alone, so that neighbours can be found and say what they hold.
+const MEETING: Duration = Duration::from_millis(500);
 /// Origin requests in flight at most.
 const ORIGIN_REQUESTS: usize = 64;
 
@@ -78,7 +80,7 @@ impl Hub {
         let known = held.len();
         let usual = Config { patience: self.config.patience, origin_requests: ORIGIN_REQUESTS, ..Config::default() };
         let config = match (self.config.lan, !origins.is_empty()) {
-            (true, origin) => Config { origin, ..usual },
+            (true, origin) => Config { origin, grace: MEETING.saturating_sub(now), ..usual },
             (false, true) => Config { grace: Duration::ZERO, absent_patience: Duration::ZERO, ..usual },
             // Nobody can be asked: what is missing stays so.
             (false, false) => Config { origin: false, patience: Duration::ZERO, ..usual },
