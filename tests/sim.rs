@@ -9,7 +9,7 @@
 //! - no deadline for late requests reported: every test (no deadline within 100 ms);
 //! - a departed peer's chunks not released: the books, where peers vanish or are banned;
 //! - a late request never asked elsewhere: the silent peer's 300 ms;
-//! - claims that never run out: the stopped machine, the claiming one;
+//! - claims that never run out: the claiming machine;
 //! - a corrupt answer not blamed: garbage without a ban;
 //! - bytes in flight not given back: the books;
 //! - announcing what is still being verified: every test (announced what is not held);
