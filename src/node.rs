@@ -139,7 +139,9 @@ impl Node {
         };
         let sessions = SessionConfig::new(tls, hello);
         if let Some(listener) = listener {
-            tokio::spawn(accept(listener, sessions.clone(), events.clone()));
+            // Whoever names a public address to listen on means it.
+            let public = !config.listen.ip().is_unspecified() && !address::is_private(config.listen.ip());
+            tokio::spawn(accept(listener, public, sessions.clone(), events.clone()));
         }
         let hub = Hub::new(config, sessions, doors, events.clone(), done);
         tokio::spawn(hub.run(receiver, finished));
@@ -195,8 +197,9 @@ impl Node {
     }
 }
 
-/// Takes connections and opens sessions on them, a bounded number at a time.
-async fn accept(listener: TcpListener, config: SessionConfig, events: mpsc::Sender<Event>) {
+/// Takes connections and opens sessions on them, a bounded number at a time; without `public`, only from private,
+/// link-local and loopback addresses.
+async fn accept(listener: TcpListener, public: bool, config: SessionConfig, events: mpsc::Sender<Event>) {
     let handshakes = Arc::new(Semaphore::new(HANDSHAKES));
     loop {
         let Ok(room) = handshakes.clone().acquire_owned().await else { return };
@@ -204,11 +207,15 @@ async fn accept(listener: TcpListener, config: SessionConfig, events: mpsc::Send
             connection = listener.accept() => connection,
             () = events.closed() => return,
         };
-        let Ok((tcp, _)) = connection else {
+        let Ok((tcp, from)) = connection else {
             // Out of file descriptors, most likely: it passes.
             tokio::time::sleep(Duration::from_millis(100)).await;
             continue;
         };
+        if !public && !address::is_private(from.ip()) {
+            tracing::debug!(%from, "not from this network");
+            continue;
+        }
         let (config, events) = (config.clone(), events.clone());
         tokio::spawn(async move {
             let opened = session::accept(tcp, &config).await;

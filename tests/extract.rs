@@ -2,6 +2,7 @@
 //! goes wrong.
 
 mod disk;
+mod hostile;
 mod web;
 
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
