@@ -19,7 +19,7 @@ const ANNOUNCE_POSITIONS: u64 = 64;
 /// Between two looks at what is late.
 pub(super) const LOOK: Duration = Duration::from_millis(50);
 /// A group that another started on so long ago, and longer ago than a group takes here, is taken over by who is idle.
-const SLACK: Duration = Duration::from_millis(1000);
+const SLACK: Duration = Duration::from_millis(1500);
 /// Between two looks at everything that is missing, while there is nothing to ask of the origin.
 const LOOK_AGAIN: Duration = Duration::from_millis(500);
 /// A peer that owes answers and is silent for this long does not count as a holder any more.
@@ -185,7 +185,7 @@ impl Exchange {
             let peers = &self.peers;
             // Who has nothing else to do takes over from who is far slower, although that one still gets on.
             let own = origin.time_for(u64::from(GROUP) * self.estimate(missing.min().unwrap_or(0)));
-            let slack = if origin.idle() { SLACK.max(own * 3) } else { Time::MAX };
+            let slack = if origin.idle() { SLACK.max(own * 6) } else { Time::MAX };
             let taken = |group: u32| {
                 let at_it =
                     |peer: &Peer| peer.claims.get(&group).is_some_and(|since| now.saturating_sub(*since) < slack);
