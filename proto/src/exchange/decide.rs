@@ -16,6 +16,8 @@ const ANNOUNCE: Duration = Duration::from_millis(50);
 const ANNOUNCE_PER_PEER: Duration = Duration::from_millis(3);
 /// So many positions are announced at once, whatever the time.
 const ANNOUNCE_POSITIONS: u64 = 64;
+/// How long the claim of another's group is left to be heard before it is acted on.
+const SETTLE: Duration = Duration::from_millis(80);
 /// Between two looks at what is late.
 pub(super) const LOOK: Duration = Duration::from_millis(50);
 /// A group that another started on so long ago, and longer ago than a group takes here, is taken over by who is idle.
@@ -195,6 +197,11 @@ impl Exchange {
             *started += 1;
             if self.share.is_shared(group) {
                 claims.push(group);
+            }
+            if self.share.is_shared(group) && !self.share.owns(group) {
+                // Others that are idle may choose the same: let the claims cross before anything is asked.
+                self.origin.hold_until(now + SETTLE);
+                return None;
             }
         }
     }

@@ -134,7 +134,8 @@ impl Share {
         group
     }
 
-    fn owns(&self, group: u32) -> bool {
+    /// Whether this node is the one elected for the group.
+    pub(super) fn owns(&self, group: u32) -> bool {
         self.election.score(&self.me, group) >= self.best_of_others(group)
     }
 
