@@ -48,6 +48,9 @@ const RECENT_BYTES: usize = 12 << 20;
 /// Events handled before the exchanges are asked what to do.
 const BATCH: usize = 64;
 
+/// The DHT is asked again this often while something is missing: providers come late, and answers get lost.
+const SEARCH_AGAIN: Duration = Duration::from_secs(5);
+
 /// Regular chores: pings, dials that wait, holdings that grew by local work.
 const CHORES: Duration = Duration::from_millis(100);
 
@@ -130,6 +133,7 @@ pub(crate) struct Hub {
     gathering: BTreeMap<(NodeId, IndexId), Gathering>,
     serial: u64,
     announced: Option<(u64, usize)>,
+    searched: Instant,
 }
 
 impl Hub {
@@ -203,6 +207,7 @@ impl Hub {
             gathering: BTreeMap::new(),
             serial: 0,
             announced: None,
+            searched: Instant::now(),
         }
     }
 
@@ -263,6 +268,14 @@ impl Hub {
         self.tend_fetching();
         self.forget_foreign();
         self.update_discovery();
+        if self.searched.elapsed() > SEARCH_AGAIN {
+            self.searched = Instant::now();
+            for (index, local) in &self.locals {
+                if local.race.is_some() || local.fetching.as_ref().is_some_and(|f| !f.exchange.complete()) {
+                    self.doors.find_providers(*index);
+                }
+            }
+        }
     }
 
     /// Sends to everyone who takes part in the exchange of an index.
