@@ -197,11 +197,11 @@ impl Exchange {
             *started += 1;
             if self.share.is_shared(group) {
                 claims.push(group);
-            }
-            if self.share.is_shared(group) && !self.share.owns(group) {
-                // Others that are idle may choose the same: let the claims cross before anything is asked.
-                self.origin.hold_until(now + SETTLE);
-                return None;
+                if !self.share.owns(group) {
+                    // Others that are idle may choose the same: let the claims cross before anything is asked.
+                    self.origin.hold_until(now + SETTLE);
+                    return None;
+                }
             }
         }
     }

@@ -48,7 +48,11 @@ pub(super) fn scan(
         return Ok(Vec::new());
     }
     let buffer = READ.max(2 * max);
-    let segment = SEGMENT.max(OVERLAP * max);
+    let mut segment = SEGMENT.max(OVERLAP * max);
+    if min == max {
+        // Chunks of one size never fall back into step: every segment has to start where a chunk does.
+        segment = segment.next_multiple_of(max);
+    }
     let threads = threads.clamp(1, usize::try_from((MEMORY / buffer).max(1)).unwrap_or(1));
     let mut lengths: Vec<u32> = wanted.chunks.iter().map(|chunk| chunk.1).collect();
     lengths.sort_unstable();
@@ -297,5 +301,32 @@ impl Scan<'_> {
 
     fn parts(&self) -> std::sync::MutexGuard<'_, Vec<Part>> {
         self.parts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn chunks_of_one_size_are_found_by_any_number_of_threads() {
+        // Does not divide a segment.
+        const SIZE: u64 = 60_000;
+        let mut state = 1u64;
+        let bytes: Vec<u8> = std::iter::repeat_with(|| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (state >> 56) as u8
+        })
+        .take(40 << 20)
+        .collect();
+        let mut file = tempfile::tempfile().unwrap();
+        std::io::Write::write_all(&mut file, &bytes).unwrap();
+        let digest = Digest::default();
+        let chunks: Vec<_> = bytes.chunks(SIZE as usize).map(|chunk| (digest.id(chunk), chunk.len() as u32)).collect();
+        let wanted = Wanted::new(chunks.iter().copied());
+        for threads in [1, 2, 3] {
+            let rows = scan(&file, Path::new("seed"), [SIZE; 3], digest, &wanted, threads).unwrap();
+            assert_eq!(rows.len(), chunks.len(), "{threads} threads");
+        }
     }
 }
