@@ -27,8 +27,7 @@ impl Digest {
     /// The ids of many chunks, in their order; cheaper than one by one where the CPU hashes several at once.
     pub fn ids(self, chunks: &[&[u8]]) -> Vec<ChunkId> {
         let lanes = || match self {
-            // One buffer would keep one lane busy and be slower than alone.
-            Digest::Sha512_256 if chunks.len() > 1 => lanes::sha512_256(chunks),
+            Digest::Sha512_256 => lanes::sha512_256(chunks),
             _ => None,
         };
         lanes().unwrap_or_else(|| chunks.iter().map(|bytes| self.id(bytes)).collect())
