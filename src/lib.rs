@@ -16,7 +16,8 @@
 //!   [`format::chunker`], [`format::digest`], [`format::compression`], [`format::chunk_sizes`], [`format::features`].
 //! - [`chunk`]: bytes as found, and bytes that were verified.
 //! - [`source`]: what yields chunks: [`source::local_store`] (`.castr`), [`source::seed`] (chunks inside local files),
-//!   [`source::http_store`] over [`source::http`]; [`source::location`] says where something is, as typed.
+//!   [`source::http_store`] over [`source::http`], several of them as [`source::origin_stores`]; [`source::location`]
+//!   says where something is, as typed.
 //! - [`make`](mod@make): a file or device becomes an index and chunks in a store; pipeline, input, output and the sizes of file
 //!   systems on devices are its parts.
 //! - [`extract`]: [`extract::index_file`] gets the index, [`extract::target`] is the file or device,

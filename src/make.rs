@@ -128,6 +128,8 @@ pub fn make(mut input: Input, plan: &Plan) -> Result<Made, MakeError> {
     let index = Index { flags, sizes: plan.sizes.to_array(), chunks };
     let bytes = index.to_bytes();
     let id = Index::index_id(&bytes);
+    // Also where nothing was new: what is there may be of a make that was killed before it came to this.
+    plan.store.sync()?;
     // Between the two renames there is no .id rather than one that names another index.
     output::remove(&output::id_path(&plan.index))?;
     output::write(&plan.index, input.mode(), &bytes)?;

@@ -5,6 +5,7 @@ pub mod http;
 pub mod http_store;
 pub mod local_store;
 pub mod location;
+pub mod origin_stores;
 mod rate_limit;
 pub mod seed;
 

@@ -6,9 +6,11 @@ mod casync_formats;
 mod corpus;
 mod corrupt_input;
 mod extract;
+mod http_store;
 mod lan;
 mod make;
 mod sim;
+mod source_contract;
 mod support;
 mod transport;
 

@@ -1,5 +1,8 @@
 //! `caswarm make` as a publisher runs it: what it reads from, what it leaves where, and what it leaves when it fails.
 
+mod durable;
+mod killed;
+
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};

@@ -4,7 +4,10 @@
 pub mod data;
 pub mod lan;
 pub mod need;
+pub mod nginx;
 pub mod process;
+pub mod published;
+pub mod wire;
 
 pub use need::{Need, require};
 pub use process::{Process, Ran, caswarm, run};

@@ -1,4 +1,5 @@
-//! Files that appear whole or not at all: written under another name, then renamed.
+//! Files that appear whole or not at all, also across a power failure: written under another name, then renamed, each
+//! step on the disk before the next.
 
 use std::ffi::OsString;
 use std::fs::{self, OpenOptions};
@@ -34,15 +35,27 @@ pub(super) fn write(path: &Path, mode: u32, bytes: &[u8]) -> Result<(), MakeErro
     temporary.push(name);
     temporary.push(format!("{:016x}", RandomState::new().hash_one(std::process::id())));
     let temporary = path.with_file_name(temporary);
-    let written = OpenOptions::new()
+    let renamed = OpenOptions::new()
         .write(true)
         .create_new(true)
         .mode(mode)
         .open(&temporary)
         .and_then(|mut file| file.write_all(bytes).and_then(|()| file.sync_all()))
         .and_then(|()| fs::rename(&temporary, path));
-    written.map_err(|source| {
+    renamed.map_err(|source| {
         let _ = fs::remove_file(&temporary);
         failed(source)
-    })
+    })?;
+    sync_directory(path).map_err(failed)
+}
+
+/// Writes the names in a file's directory to the disk, where its file system can.
+fn sync_directory(path: &Path) -> io::Result<()> {
+    let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    // One may be allowed to write in a directory and not to open it.
+    let Ok(directory) = fs::File::open(directory) else { return Ok(()) };
+    match directory.sync_all() {
+        Err(error) if matches!(error.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::Unsupported) => Ok(()),
+        result => result,
+    }
 }

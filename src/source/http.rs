@@ -6,11 +6,18 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use bytes::Bytes;
+use reqwest::header::RETRY_AFTER;
 use reqwest::{StatusCode, Url, redirect};
 use tokio::time::Instant;
 
 use super::rate_limit::RateLimit;
 use super::{SourceError, random};
+
+/// How long the rest of an answer that nobody wants is waited for.
+const DRAIN: Duration = Duration::from_secs(1);
+
+/// What a 403 is called in messages.
+pub(crate) const FORBIDDEN: &str = "the server forbids it (403)";
 
 /// How patient a client is.
 #[derive(Debug, Clone)]
@@ -19,10 +26,14 @@ pub struct HttpOptions {
     pub connect_timeout: Duration,
     /// How long there may be no byte before an answer, or its rest, is given up.
     pub stall_timeout: Duration,
-    /// How often a request is sent at most; what may pass is 5xx, 429, time-outs, resets and half answers.
+    /// How often a request is sent at most; what may pass is 5xx, 429, time-outs, resets, half answers, and names that
+    /// do not resolve: whether a name is unknown or its server is out of reach, not every system's resolver tells.
     pub tries: u32,
-    /// The pause before the second try; it doubles with every further one, and varies by half.
+    /// The pause before the second try; it doubles with every further one, and varies by half. A server that answers
+    /// 429 or 503 with `Retry-After` is left alone for that long besides.
     pub backoff: Duration,
+    /// The longest that a `Retry-After` is heeded: who wants more is as good as down, and others may have the file.
+    pub longest_wait: Duration,
     /// How many redirects are followed.
     pub redirects: usize,
     /// Bytes per second over all requests of this client; `None` means no limit.
@@ -36,6 +47,7 @@ impl Default for HttpOptions {
             stall_timeout: Duration::from_secs(15),
             tries: 4,
             backoff: Duration::from_millis(250),
+            longest_wait: Duration::from_secs(10),
             redirects: 8,
             rate_limit: None,
         }
@@ -64,10 +76,25 @@ pub(crate) struct Answer {
     pub(crate) total: Duration,
 }
 
+/// One file that is asked for, as often as it takes.
+pub(crate) struct Request<'a> {
+    client: &'a HttpClient,
+    url: String,
+    limit: u64,
+    started: Instant,
+    tried: u32,
+    /// Before the next try.
+    pause: Duration,
+    /// Of the pause after the next failure, the part that is ours.
+    backoff: Duration,
+    may_pass: bool,
+}
+
 /// What became of one try.
 enum Failure {
     Final(SourceError),
-    MayPass(String),
+    /// It may pass, at the earliest after this.
+    MayPass(String, Duration),
 }
 
 impl HttpClient {
@@ -75,17 +102,22 @@ impl HttpClient {
     /// `SSL_CERT_FILE`).
     ///
     /// # Errors
-    /// `Refused` when TLS cannot be set up, such as for want of any trusted certificate.
+    /// `Refused` when TLS cannot be set up. Having no trusted certificate is no such error: it fails who needs one.
     pub fn new(options: HttpOptions) -> Result<Self, SourceError> {
-        let client = reqwest::Client::builder()
-            .user_agent(concat!("caswarm/", env!("CARGO_PKG_VERSION")))
-            .connect_timeout(options.connect_timeout)
-            .read_timeout(options.stall_timeout)
-            .redirect(redirect_policy(options.redirects))
-            .referer(false)
-            .http2_initial_stream_window_size(2 << 20)
-            .http2_initial_connection_window_size(16 << 20)
+        let builder = || {
+            reqwest::Client::builder()
+                .user_agent(concat!("caswarm/", env!("CARGO_PKG_VERSION")))
+                .connect_timeout(options.connect_timeout)
+                .read_timeout(options.stall_timeout)
+                .redirect(redirect_policy(options.redirects))
+                .referer(false)
+                .http2_initial_stream_window_size(2 << 20)
+                .http2_initial_connection_window_size(16 << 20)
+        };
+        let client = builder()
             .build()
+            // A system without certificates is refused there; with a list of none, only https is.
+            .or_else(|_| builder().tls_certs_only([]).build())
             .map_err(|error| SourceError::refused("HTTP client", cause(&error)))?;
         let rate_limit = options.rate_limit.map(|rate| Arc::new(RateLimit::new(rate)));
         Ok(Self { client, options: Arc::new(options), rate_limit, received: Arc::default() })
@@ -101,33 +133,25 @@ impl HttpClient {
     /// # Errors
     /// `Refused` when trying again would not help, `Unavailable` when it did not.
     pub async fn get_file(&self, url: &str, limit: u64) -> Result<Option<Bytes>, SourceError> {
-        let answer = self.get(url, limit).await?;
+        let answer = self.request(url.to_owned(), limit).get().await?;
         match answer.status {
             StatusCode::OK => Ok(Some(answer.body)),
-            StatusCode::FORBIDDEN => Err(SourceError::refused(url, "the server forbids it (403)")),
+            StatusCode::FORBIDDEN => Err(SourceError::refused(url, FORBIDDEN)),
             _ => Ok(None),
         }
     }
 
-    pub(crate) async fn get(&self, url: &str, limit: u64) -> Result<Answer, SourceError> {
-        let parsed = Url::parse(url).map_err(|error| SourceError::refused(url, error))?;
-        let started = Instant::now();
-        let mut backoff = self.options.backoff;
-        let mut tried = 1;
-        loop {
-            let reason = match self.get_once(&parsed, limit, started).await {
-                Ok(answer) => return Ok(answer),
-                Err(Failure::Final(error)) => return Err(error),
-                Err(Failure::MayPass(reason)) => reason,
-            };
-            if tried >= self.options.tries {
-                let reason = if tried > 1 { format!("{reason} (tried {tried} times)") } else { reason };
-                return Err(SourceError::unavailable(url, reason));
-            }
-            tracing::debug!(url, reason, "trying again");
-            tokio::time::sleep(vary(backoff)).await;
-            backoff *= 2;
-            tried += 1;
+    /// A file of at most `limit` bytes, to be asked for. Nothing is sent yet.
+    pub(crate) fn request(&self, url: String, limit: u64) -> Request<'_> {
+        Request {
+            client: self,
+            url,
+            limit,
+            started: Instant::now(),
+            tried: 0,
+            pause: Duration::ZERO,
+            backoff: self.options.backoff,
+            may_pass: true,
         }
     }
 
@@ -143,8 +167,9 @@ impl HttpClient {
                 return Ok(Answer { status, body: Bytes::new(), first_byte, total: started.elapsed() });
             }
             _ if status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS => {
+                let wait = retry_after(&response).min(self.options.longest_wait);
                 self.drain(&mut response).await;
-                return Err(Failure::MayPass(format!("the server answers {status}")));
+                return Err(Failure::MayPass(format!("the server answers {status}"), wait));
             }
             _ => {
                 self.drain(&mut response).await;
@@ -173,14 +198,17 @@ impl HttpClient {
 
     /// Reads the rest of a short answer that nobody wants, so that its connection can be used again.
     async fn drain(&self, response: &mut reqwest::Response) {
-        let mut left = 64 << 10;
-        while let Ok(Some(part)) = response.chunk().await {
-            self.count(part.len()).await;
-            if part.len() >= left {
-                return;
+        let rest = async {
+            let mut left = 64 << 10;
+            while let Ok(Some(part)) = response.chunk().await {
+                self.count(part.len()).await;
+                if part.len() >= left {
+                    return;
+                }
+                left -= part.len();
             }
-            left -= part.len();
-        }
+        };
+        let _ = tokio::time::timeout(DRAIN, rest).await;
     }
 
     async fn count(&self, bytes: usize) {
@@ -193,25 +221,73 @@ impl HttpClient {
     fn judge(&self, url: &Url, error: &reqwest::Error) -> Failure {
         let said = cause(error);
         let refused = |reason: String| Failure::Final(SourceError::refused(url, reason));
+        let may_pass = |reason: String| Failure::MayPass(reason, Duration::ZERO);
         if error.is_redirect() {
             return refused(said);
         }
-        if error.is_builder() || error.is_request() && said.contains("invalid peer certificate") {
+        if error.is_request() && said.contains("invalid peer certificate") {
+            return refused(format!("{said} (SSL_CERT_FILE names the authorities to trust)"));
+        }
+        if error.is_builder() {
             return refused(said);
         }
         if error.is_connect() && in_chain(error, "dns error") {
-            return refused(format!("the host name does not resolve: {said}"));
+            return may_pass(format!("the host name does not resolve: {said}"));
         }
         if error.is_timeout() && error.is_connect() {
-            return Failure::MayPass(format!("no connection within {:?}", self.options.connect_timeout));
+            return may_pass(format!("no connection within {:?}", self.options.connect_timeout));
         }
         if error.is_timeout() {
-            return Failure::MayPass(format!("no byte for {:?}", self.options.stall_timeout));
+            return may_pass(format!("no byte for {:?}", self.options.stall_timeout));
         }
         if error.is_connect() {
-            return Failure::MayPass(format!("no connection: {said}"));
+            return may_pass(format!("no connection: {said}"));
         }
-        Failure::MayPass(format!("the transfer broke off: {said}"))
+        may_pass(format!("the transfer broke off: {said}"))
+    }
+}
+
+impl Request<'_> {
+    /// What is asked for.
+    pub(crate) fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// Tries until it is answered, or as often as makes sense.
+    pub(crate) async fn get(mut self) -> Result<Answer, SourceError> {
+        loop {
+            match self.send().await {
+                Err(error) if self.may_try_again() => tracing::debug!(%error, "trying again"),
+                result => return result,
+            }
+        }
+    }
+
+    /// Whether the last failure may pass, and there were not too many.
+    pub(crate) fn may_try_again(&self) -> bool {
+        self.may_pass && self.tried < self.client.options.tries
+    }
+
+    /// Tries once, after the pause that the failure before asks for.
+    pub(crate) async fn send(&mut self) -> Result<Answer, SourceError> {
+        // The shortest sleep is a millisecond, too long for every request.
+        if !self.pause.is_zero() {
+            tokio::time::sleep(self.pause).await;
+        }
+        self.tried += 1;
+        self.may_pass = false;
+        let url = Url::parse(&self.url).map_err(|error| SourceError::refused(&self.url, error))?;
+        match self.client.get_once(&url, self.limit, self.started).await {
+            Ok(answer) => Ok(answer),
+            Err(Failure::Final(error)) => Err(error),
+            Err(Failure::MayPass(reason, wait)) => {
+                self.may_pass = true;
+                self.pause = wait + vary(self.backoff);
+                self.backoff *= 2;
+                let reason = if self.tried > 1 { format!("{reason} (tried {} times)", self.tried) } else { reason };
+                Err(SourceError::unavailable(&self.url, reason))
+            }
+        }
     }
 }
 
@@ -260,6 +336,15 @@ fn redirect_policy(most: usize) -> redirect::Policy {
             attempt.follow()
         }
     })
+}
+
+/// How long a server that is overloaded wants to be left alone. A date, the other form of the header, is
+/// not read: the usual pause has to do.
+fn retry_after(response: &reqwest::Response) -> Duration {
+    let overloaded = matches!(response.status(), StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE);
+    let header = response.headers().get(RETRY_AFTER).filter(|_| overloaded);
+    let seconds = header.and_then(|value| value.to_str().ok()?.trim().parse().ok()).unwrap_or(0);
+    Duration::from_secs(seconds)
 }
 
 /// What lies at the bottom of an error: the sentence that says most.

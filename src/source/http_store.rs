@@ -7,7 +7,7 @@ use futures::future::{BoxFuture, FutureExt};
 use proto::ChunkId;
 use reqwest::StatusCode;
 
-use super::http::HttpClient;
+use super::http::{HttpClient, Request};
 use super::location::store_base;
 use super::{ChunkSource, MAX_CHUNK_FILE, SourceError, chunk_path, compressed_suffix, detect};
 use crate::chunk::Encoded;
@@ -26,6 +26,9 @@ pub struct HttpStore {
 pub struct Fetched {
     /// The chunk; `None` if the store says that it has none.
     pub encoded: Option<Encoded>,
+    /// Whether the store said so by forbidding it (403), as S3 does where keys may not be listed. For a single chunk
+    /// that is absence; where it is all that a store ever says, people have to be told.
+    pub forbidden: bool,
     /// From sending the request (its last try) to the head of the answer.
     pub first_byte: Duration,
     /// From sending the first try to the last byte of the answer.
@@ -56,18 +59,50 @@ impl HttpStore {
     /// # Errors
     /// `Unavailable` when no try was answered whole, `Refused` when the answer is no chunk or trying does not help.
     pub async fn fetch_timed(&self, id: ChunkId) -> Result<Fetched, SourceError> {
+        let mut asking = self.ask(id);
+        loop {
+            match asking.send().await {
+                Err(error) if asking.may_try_again() => tracing::debug!(%error, "trying again"),
+                result => return result,
+            }
+        }
+    }
+
+    /// A chunk to be asked for, one try at a time. Nothing is sent yet.
+    pub(super) fn ask(&self, id: ChunkId) -> Asking<'_> {
         let url = format!("{}/{}", self.base, chunk_path(&id, &self.suffix));
-        let answer = self.client.get(&url, self.limit).await?;
+        Asking(self.client.request(url, self.limit))
+    }
+}
+
+/// A chunk that is asked for.
+pub(super) struct Asking<'a>(Request<'a>);
+
+impl Asking<'_> {
+    /// Where it is.
+    pub(super) fn url(&self) -> &str {
+        self.0.url()
+    }
+
+    /// Whether the last failure may pass, and there were not too many.
+    pub(super) fn may_try_again(&self) -> bool {
+        self.0.may_try_again()
+    }
+
+    /// Tries once, after the pause that the failure before asks for.
+    pub(super) async fn send(&mut self) -> Result<Fetched, SourceError> {
+        let answer = self.0.send().await?;
         let wire_bytes = answer.body.len() as u64;
         let encoded = match (answer.status, detect(&answer.body)) {
             (StatusCode::OK, Some(encoding)) => Some(Encoded { encoding, bytes: answer.body }),
             (StatusCode::OK, None) => {
                 let reason = "the answer is no compressed chunk (not zstd, xz or gzip): is this a chunk store?";
-                return Err(SourceError::refused(url, reason));
+                return Err(SourceError::refused(self.url(), reason));
             }
             _ => None,
         };
-        Ok(Fetched { encoded, first_byte: answer.first_byte, total: answer.total, wire_bytes })
+        let forbidden = answer.status == StatusCode::FORBIDDEN;
+        Ok(Fetched { encoded, forbidden, first_byte: answer.first_byte, total: answer.total, wire_bytes })
     }
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use proto::exchange::{Config, GiveUp, OriginAnswer, Output, Source};
-use proto::{ChunkId, Exchange, Holdings, IndexId, Message, NodeId, Position};
+use proto::{Exchange, Holdings, IndexId, Message, NodeId, Position};
 use roaring::RoaringBitmap;
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
@@ -17,8 +17,7 @@ use crate::extract::network::{FetchError, Job, NetworkReport};
 use crate::format::layout::Layout;
 use crate::node::fetch::{Arrival, From, Outcome, Sink};
 use crate::node::holder::AssemblyHolder;
-use crate::source::http_store::HttpStore;
-use crate::source::{ChunkSource, SourceError};
+use crate::source::origin_stores::{self, OriginStores};
 
 /// How long after its start a node leaves the origin alone, so that neighbours can be found and say what they hold.
 const MEETING: Duration = Duration::from_millis(500);
@@ -31,7 +30,7 @@ pub(crate) struct Fetching {
     layout: Arc<Layout>,
     assembly: Arc<Assembly>,
     sink: Arc<dyn Sink>,
-    origins: Vec<HttpStore>,
+    origins: Arc<OriginStores>,
     requests: JoinSet<()>,
     /// What is being verified, in order to be kept as it came.
     checking: BTreeMap<Position, (Encoded, Source)>,
@@ -50,10 +49,7 @@ pub(crate) struct Fetching {
 pub(crate) struct OriginReply {
     index: IndexId,
     position: Position,
-    found: Option<(usize, Encoded)>,
-    took: Duration,
-    errors: Vec<(usize, SourceError)>,
-    requests: u64,
+    reply: origin_stores::OriginReply,
 }
 
 impl Local {
@@ -117,7 +113,7 @@ impl Hub {
             layout: layout.clone(),
             assembly,
             sink,
-            origins,
+            origins: Arc::new(OriginStores::new(origins)),
             requests: JoinSet::new(),
             checking: BTreeMap::new(),
             bad: BTreeMap::new(),
@@ -160,21 +156,24 @@ impl Hub {
     pub(super) fn origin_replied(&mut self, reply: OriginReply) {
         let now = self.now();
         let done = self.done.clone();
-        let OriginReply { index, position, found, took, errors, requests } = reply;
+        let OriginReply { index, position, reply } = reply;
         let Some(fetching) = self.fetching(&index) else { return };
-        fetching.origin_requests += requests;
-        let failed = !errors.is_empty();
-        for (store, error) in errors {
+        fetching.origin_requests += reply.requests;
+        let failed = !reply.errors.is_empty();
+        for (store, error) in reply.forbidden.into_iter().chain(reply.errors) {
             tracing::debug!(%error, "origin");
             fetching.complaints[store] = Some(error.to_string());
         }
+        let found = reply.found.and_then(|(store, fetched)| Some((store, fetched.first_byte, fetched.encoded?)));
         let answer = match &found {
-            Some((_, encoded)) => OriginAnswer::Bytes { bytes: encoded.bytes.len() as u64, first_byte: took },
+            Some((_, first_byte, encoded)) => {
+                OriginAnswer::Bytes { bytes: encoded.bytes.len() as u64, first_byte: *first_byte }
+            }
             None if failed => OriginAnswer::Unavailable,
             None => OriginAnswer::Absent,
         };
         let accepted = fetching.exchange.origin_answered(position, answer, now);
-        if let Some((store, encoded)) = found
+        if let Some((store, _, encoded)) = found
             && accepted
         {
             fetching.check(index, position, encoded, Source::Origin, store, done);
@@ -201,6 +200,7 @@ impl Hub {
                 if from == Source::Origin {
                     *fetching.bad.entry(position).or_default() |= 1 << store.min(63);
                     fetching.complaints[store] = Some(reason);
+                    fetching.origins.blame(store);
                 }
                 fetching.exchange.corrupt(position, from, now);
             }
@@ -257,11 +257,11 @@ impl Hub {
         let Some(fetching) = self.fetching(&index) else { return };
         let id = fetching.layout.id(position);
         let bad = fetching.bad.get(&position).copied().unwrap_or(0);
-        let stores: Vec<_> = fetching.origins.iter().cloned().enumerate().collect();
+        let stores = fetching.origins.clone();
         while fetching.requests.try_join_next().is_some() {}
         fetching.requests.spawn(async move {
-            let reply = ask_stores(index, position, id, bad, stores).await;
-            let _ = events.send(Event::Origin(Box::new(reply))).await;
+            let reply = stores.ask(id, |store| bad & (1 << store.min(63)) != 0).await;
+            let _ = events.send(Event::Origin(Box::new(OriginReply { index, position, reply }))).await;
         });
     }
 
@@ -359,40 +359,12 @@ impl Fetching {
             GiveUp::Unreachable(_) => missing.min(),
         };
         let mut reasons: Vec<String> = first.map(|p| format!("chunk {}", self.layout.id(p))).into_iter().collect();
-        for (store, complaint) in self.origins.iter().zip(&self.complaints) {
-            reasons.push(complaint.clone().unwrap_or_else(|| format!("{} does not have it", store.name())));
+        for (store, complaint) in self.origins.names().zip(&self.complaints) {
+            reasons.push(complaint.clone().unwrap_or_else(|| format!("{store} does not have it")));
         }
         if lan {
             reasons.push("no neighbour has it".into());
         }
         FetchError { missing: missing.len(), reasons: reasons.join("; ") }
     }
-}
-
-/// Asks the stores in order, but not those that gave something else before. A store that fails does not hide the next.
-async fn ask_stores(
-    index: IndexId,
-    position: Position,
-    id: ChunkId,
-    bad: u64,
-    stores: Vec<(usize, HttpStore)>,
-) -> OriginReply {
-    let mut reply = OriginReply { index, position, found: None, took: Duration::ZERO, errors: Vec::new(), requests: 0 };
-    for (number, store) in stores {
-        if bad & (1 << number.min(63)) != 0 {
-            continue;
-        }
-        reply.requests += 1;
-        match store.fetch_timed(id).await {
-            Ok(fetched) => {
-                if let Some(encoded) = fetched.encoded {
-                    reply.took = fetched.first_byte;
-                    reply.found = Some((number, encoded));
-                    break;
-                }
-            }
-            Err(error) => reply.errors.push((number, error)),
-        }
-    }
-    reply
 }

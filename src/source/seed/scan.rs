@@ -1,11 +1,14 @@
 //! Cuts a whole file, on several threads, to see which wanted chunks are in it.
 //!
-//! Where the chunks of a stream end depends on where the one before ended, but only just: two cuttings that ever agree
-//! on one end agree for ever after. Each thread starts somewhere in the file as if a chunk began there, and when it
-//! comes to where another one started it goes on until both agree, which takes a few chunks. Whatever it finds on the
-//! way is a fact, whether or not the one true cutting has it. Holes are not read.
+//! Where the chunks of a stream end depends on where the one before ended, but mostly only just: two cuttings that ever
+//! agree on one end agree for ever after. Each thread starts somewhere in the file as if a chunk began there, and goes
+//! on until it comes to where a chunk of another cutting starts: from there on it would only do the same again. That
+//! takes a few chunks in ordinary data, and in a long run of one byte the whole run, through which two cuttings may
+//! stay out of step. So the one true cutting, which starts with the file, is always whole, whoever did its parts.
+//! Whatever else is found on the way is a fact too. Holes are not read.
 
 use std::fs::File;
+use std::io::ErrorKind;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
@@ -23,14 +26,14 @@ use crate::source::SourceError;
 /// How much is read at once at least, in bytes.
 const READ: u64 = 2 << 20;
 
-/// How much a thread claims at once at least, in bytes.
+/// Where threads may start: at multiples of so many bytes, or of the largest chunk if that is long.
 const SEGMENT: u64 = 8 << 20;
+
+/// A segment is at least so many of the largest chunks.
+const SEGMENT_CHUNKS: u64 = 8;
 
 /// Buffers of all threads together stay below this where chunks are so large that one for each would not.
 const MEMORY: u64 = 32 << 20;
-
-/// How many of the largest chunks a thread goes into another's part to agree with it.
-const OVERLAP: u64 = 8;
 
 /// Finds wanted chunks in `file`, which `path` is for messages.
 pub(super) fn scan(
@@ -48,7 +51,7 @@ pub(super) fn scan(
         return Ok(Vec::new());
     }
     let buffer = READ.max(2 * max);
-    let mut segment = SEGMENT.max(OVERLAP * max);
+    let mut segment = SEGMENT.max(SEGMENT_CHUNKS * max);
     if min == max {
         // Chunks of one size never fall back into step: every segment has to start where a chunk does.
         segment = segment.next_multiple_of(max);
@@ -113,9 +116,10 @@ struct Scan<'a> {
 /// A segment of the file.
 #[derive(Default)]
 struct Part {
+    /// Somebody started here or came here: nobody else starts.
     claimed: bool,
-    /// Where chunks end near its start; known only where a thread started here.
-    early: Vec<u64>,
+    /// Where chunks start in it, by any cutting, in ascending order.
+    starts: Vec<u64>,
 }
 
 /// The chunk that a long run of zeros is cut into.
@@ -134,6 +138,7 @@ impl Zeros {
 }
 
 /// What one thread has found, and where it is.
+#[derive(Default)]
 struct Worker {
     rows: Vec<Row>,
     buffer: Vec<u8>,
@@ -143,64 +148,39 @@ struct Worker {
 
 impl Scan<'_> {
     fn work(&self, worker: usize, threads: usize) -> Result<Vec<Row>, SourceError> {
-        let mut state = Worker { rows: Vec::new(), buffer: Vec::new(), position: 0 };
+        let mut state = Worker::default();
         let mut next = self.claim_from(worker, threads);
-        while let Some(mut part) = next {
+        while let Some(part) = next {
             state.position = part as u64 * self.segment;
-            let start = state.position;
-            loop {
-                let end = (part as u64 + 1) * self.segment;
-                if let Err(error) = self.cut(&mut state, end.min(self.size), Some((start, part))) {
-                    self.ended.store(true, Relaxed);
-                    return Err(error);
-                }
-                if self.done() || state.position >= self.size {
-                    break;
-                }
-                part += 1;
-                if !self.claim(part) {
-                    self.agree(&mut state, part)?;
-                    break;
-                }
+            if let Err(error) = self.cut(&mut state) {
+                self.ended.store(true, Relaxed);
+                return Err(error);
             }
             next = if self.done() { None } else { self.claim_largest() };
         }
         Ok(state.rows)
     }
 
-    /// Goes on into a part that another thread started on, until both cut alike.
-    fn agree(&self, state: &mut Worker, part: usize) -> Result<(), SourceError> {
-        let start = part as u64 * self.segment;
-        let last = (start + OVERLAP * self.sizes.max()).min(self.size);
-        while state.position < last && !self.done() {
-            if self.parts()[part].early.contains(&state.position) {
-                return Ok(());
-            }
-            let next = state.position + 1;
-            self.cut(state, next, None)?;
-        }
-        Ok(())
-    }
-
-    /// Cuts chunks until one ends at or after `end`.
-    fn cut(&self, state: &mut Worker, end: u64, started: Option<(u64, usize)>) -> Result<(), SourceError> {
-        while state.position < end && !self.done() {
-            if self.skip_hole(state, end)? {
+    /// Cuts chunks until one starts where another cutting's does, or to the end.
+    fn cut(&self, state: &mut Worker) -> Result<(), SourceError> {
+        while state.position < self.size && !self.done() {
+            if self.skip_hole(state)? {
                 continue;
             }
             let from = state.position;
-            let length = self.buffer.min(self.size - from).min(end - from + self.sizes.max());
+            let length = self.buffer.min(self.size - from);
             state.buffer.resize(usize::try_from(length).unwrap_or(usize::MAX), 0);
-            self.file.read_exact_at(&mut state.buffer, from).map_err(|error| SourceError::io(self.path, error))?;
-            let last = from + length == self.size;
-            let chunks = self.chunks(&state.buffer, from, end, last);
-            let Some(&(offset, length)) = chunks.last() else { return Ok(()) };
-            state.position = from + (offset + length) as u64;
-            if let Some((start, part)) = started
-                && from < start + OVERLAP * self.sizes.max()
-            {
-                let ends = chunks.iter().map(|(offset, length)| from + (offset + length) as u64);
-                self.parts()[part].early.extend(ends);
+            if let Err(error) = self.file.read_exact_at(&mut state.buffer, from) {
+                // It became shorter: what was found so far is as good as ever.
+                let shorter = error.kind() == ErrorKind::UnexpectedEof;
+                return if shorter { Ok(()) } else { Err(SourceError::io(self.path, error)) };
+            }
+            let mut chunks = self.chunks(&state.buffer, from + length == self.size);
+            let new = self.start_all(chunks.iter().map(|(offset, _)| from + *offset as u64));
+            let merged = new < chunks.len();
+            chunks.truncate(new);
+            if let Some(&(offset, length)) = chunks.last() {
+                state.position = from + (offset + length) as u64;
             }
             let fitting = chunks.iter().filter(|chunk| self.lengths.binary_search(&(chunk.1 as u32)).is_ok());
             let fitting: Vec<_> =
@@ -210,17 +190,36 @@ impl Scan<'_> {
                 let length = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
                 self.note(&mut state.rows, Row { id, offset: from + *offset as u64, length });
             }
+            if merged {
+                return Ok(());
+            }
         }
         Ok(())
     }
 
-    /// The chunks that end in `bytes`, which lie at `from` in the file, as offset and length in them; none after the
-    /// first that ends at or after `end`.
-    fn chunks(&self, bytes: &[u8], from: u64, end: u64, last: bool) -> Vec<(usize, usize)> {
+    /// Notes where chunks start, one after the other, up to the first start that is known already. Returns how many
+    /// were new.
+    fn start_all(&self, starts: impl Iterator<Item = u64>) -> usize {
+        let mut parts = self.parts();
+        let mut new = 0;
+        for start in starts {
+            let part = &mut parts[(start / self.segment) as usize];
+            part.claimed = true;
+            match part.starts.binary_search(&start) {
+                Ok(_) => break,
+                Err(at) => part.starts.insert(at, start),
+            }
+            new += 1;
+        }
+        new
+    }
+
+    /// The chunks that end in `bytes`, as offset and length in them; the rest is one too, if the file ends with it.
+    fn chunks(&self, bytes: &[u8], last: bool) -> Vec<(usize, usize)> {
         let mut chunker = Chunker::new(self.sizes);
         let mut chunks = Vec::new();
         let mut offset = 0;
-        while offset < bytes.len() && from + (offset as u64) < end {
+        while offset < bytes.len() {
             let length = match chunker.next_cut(&bytes[offset..]) {
                 Some(length) => length,
                 None if last => bytes.len() - offset,
@@ -233,7 +232,7 @@ impl Scan<'_> {
     }
 
     /// Passes over whole chunks of zeros in a hole. Returns whether there were any.
-    fn skip_hole(&self, state: &mut Worker, end: u64) -> Result<bool, SourceError> {
+    fn skip_hole(&self, state: &mut Worker) -> Result<bool, SourceError> {
         let data = match rustix::fs::seek(self.file, SeekFrom::Data(state.position)) {
             Ok(data) => data,
             Err(Errno::NXIO) => self.size,
@@ -241,8 +240,7 @@ impl Scan<'_> {
             Err(_) => return Ok(false),
         };
         let zeros = &self.zeros;
-        let fit = data.min(self.size).saturating_sub(state.position) / zeros.length;
-        let count = fit.min((end - state.position).div_ceil(zeros.length));
+        let count = data.min(self.size).saturating_sub(state.position) / zeros.length;
         if count == 0 {
             return Ok(false);
         }
@@ -251,7 +249,10 @@ impl Scan<'_> {
             let row = Row { id: self.digest.id(&zeros.bytes), offset: state.position, length };
             self.note(&mut state.rows, row);
         }
+        let start = state.position;
         state.position += count * zeros.length;
+        let last = ((state.position - 1) / self.segment) as usize;
+        self.parts()[(start / self.segment) as usize..=last].iter_mut().for_each(|part| part.claimed = true);
         Ok(true)
     }
 
