@@ -37,6 +37,11 @@ const REPEAT: Duration = Duration::from_secs(5);
 const ANNOUNCE_AGAIN: Duration = Duration::from_secs(3);
 const LAST_ANNOUNCE: Duration = Duration::from_secs(200);
 
+/// A node that was made known and did not say yet what it is, is dialled again this often, and so many times: it is made
+/// known only once, and a dial may fail.
+const DIAL_AGAIN: Duration = Duration::from_secs(3);
+const DIALS: u32 = 20;
+
 /// How long listening may take until there is an address.
 const LISTEN: Duration = Duration::from_secs(3);
 
@@ -167,6 +172,7 @@ pub async fn start(config: DhtConfig) -> Result<(DhtHandle, mpsc::Receiver<DhtEv
         remote: BTreeMap::new(),
         sessions: BTreeMap::new(),
         waiting: BTreeMap::new(),
+        unmet: BTreeMap::new(),
         provided: BTreeSet::new(),
         sought: BTreeMap::new(),
         repeat: None,
@@ -216,6 +222,8 @@ struct Dht {
     sessions: BTreeMap<PeerId, SocketAddr>,
     /// Nodes found, whose session address is not known yet, and for which index.
     waiting: BTreeMap<PeerId, BTreeSet<IndexId>>,
+    /// Nodes made known that did not say yet what they are: where they are, and how often they were dialled.
+    unmet: BTreeMap<PeerId, (Multiaddr, u32)>,
     provided: BTreeSet<IndexId>,
     /// Until when indexes are searched.
     sought: BTreeMap<IndexId, Instant>,
@@ -228,6 +236,7 @@ struct Dht {
 
 impl Dht {
     async fn run(mut self, mut commands: mpsc::Receiver<Command>) {
+        let mut dial_again = tokio::time::interval(DIAL_AGAIN);
         loop {
             let repeat = self.repeat;
             let announce = self.announce.map(|(at, _)| at);
@@ -237,6 +246,7 @@ impl Dht {
                     None => return,
                 },
                 event = self.swarm.select_next_some() => self.event(event),
+                _ = dial_again.tick() => self.dial_unmet(),
                 () = tokio::time::sleep_until(repeat.unwrap_or_else(Instant::now).into()), if repeat.is_some() => {
                     self.repeat = None;
                     self.repeat();
@@ -254,6 +264,9 @@ impl Dht {
                 let Some(peer) = peer_id_of(node).filter(|_| self.allowed(addr) && !needs_scope(addr.ip())) else {
                     return;
                 };
+                if self.unmet.len() < NODES && !self.sessions.contains_key(&peer) {
+                    self.unmet.insert(peer, (multiaddr(addr), 0));
+                }
                 self.dial(peer, vec![multiaddr(addr)]);
             }
             Command::Provide(index) => {
@@ -281,6 +294,18 @@ impl Dht {
     fn provide(&mut self, index: IndexId) {
         if let Err(error) = self.swarm.behaviour_mut().kad.start_providing(key(index)) {
             tracing::debug!(%error, %index, "not announced in the DHT");
+        }
+    }
+
+    fn dial_unmet(&mut self) {
+        self.unmet.retain(|_, (_, dials)| *dials < DIALS);
+        let mut again = Vec::new();
+        for (peer, (addr, dials)) in &mut self.unmet {
+            *dials += 1;
+            again.push((*peer, addr.clone()));
+        }
+        for (peer, addr) in again {
+            self.dial(peer, vec![addr]);
         }
     }
 
@@ -341,6 +366,7 @@ impl Dht {
     /// A connected node said what it is: where its sessions are accepted, and whether it keeps records.
     fn identified(&mut self, peer: PeerId, info: &identify::Info) {
         let Some(&ip) = self.remote.get(&peer) else { return };
+        self.unmet.remove(&peer);
         let kad = kad_protocol(&self.config.network);
         if info.protocols.contains(&kad) {
             for addr in heard_at(ip, &info.listen_addrs) {

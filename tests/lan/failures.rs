@@ -32,7 +32,7 @@ fn neighbour_cut_off_mid_transfer_costs_time_and_not_the_image() {
 }
 
 #[test]
-fn frozen_neighbour_is_asked_no_more_and_another_gives_what_it_owes() {
+fn another_neighbour_gives_what_a_frozen_one_owes_while_its_session_lasts() {
     if !machine_can() {
         return;
     }
@@ -57,16 +57,13 @@ fn frozen_neighbour_is_asked_no_more_and_another_gives_what_it_owes() {
     nodes[0].signal(rustix::process::Signal::CONT);
     assert_file_is(&lan.dir(3).join("out.img"), &published.v1);
 
-    // It was asked, and then no more: what it owed came from the other, while there was still a session with it.
+    // What it owed came from the other, and while there was still a session with it.
     let log: Vec<_> = ran.stderr.lines().collect();
     let last = log.iter().rposition(|line| line.contains("chunk") && line.contains(&format!("from={frozen}")));
     let last = last.unwrap_or_else(|| panic!("it gave nothing: {ran}"));
-    let later =
-        log[last..].iter().filter(|line| line.contains("asks") && line.contains(&format!("to={frozen}"))).count();
-    let others =
-        log[last..].iter().filter(|line| line.contains("chunk position") || line.contains("chunk from=")).count();
-    assert!(later <= 3 && others > 50, "asked {later} times more, {others} chunks came after its last");
-    assert!(!ran.stderr.contains("nothing heard for too long"));
+    let others = log[last..].iter().filter(|line| line.contains("chunk") && line.contains("from=")).count();
+    assert!(others > 50, "{others} chunks came after its last");
+    assert!(!ran.stderr.contains("session ended"), "{ran}");
     assert_eq!(ran.json()["from"]["origin"], 0);
 }
 
