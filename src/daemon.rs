@@ -2,17 +2,21 @@
 //! socket. What a node does is [`crate::node`]'s business.
 
 pub mod control;
+mod kept_images;
 
+use std::collections::BTreeSet;
+use std::fs::{File, TryLockError};
 use std::future::Future;
-use std::path::PathBuf;
-use std::sync::Arc;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 
-use crate::node::holder::{ImageHolder, StoreHolder};
+use crate::node::holder::{Holder, ImageHolder, StoreHolder};
 use crate::node::{Node, NodeConfig, StartError};
 use crate::source::SourceError;
-use control::ControlError;
+use control::{ControlError, Controlled};
+use kept_images::KeptImages;
 
 /// The port on which a node that stays accepts sessions, unless told otherwise.
 pub const PORT: u16 = 7748;
@@ -47,6 +51,20 @@ pub enum DaemonError {
         /// What the system said.
         source: std::io::Error,
     },
+    /// Another node uses the state directory.
+    #[error("a node is running here already: it holds {lock}; another needs its own --state-dir")]
+    Running {
+        /// The file by which they know of each other.
+        lock: PathBuf,
+    },
+    /// The state directory cannot be used.
+    #[error("{path}: {source}")]
+    State {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
     /// The control socket cannot be had.
     #[error(transparent)]
     Control(#[from] ControlError),
@@ -57,30 +75,53 @@ pub enum DaemonError {
 /// # Errors
 /// When something it was told to serve is not there, or its port or socket is taken.
 pub async fn run(config: DaemonConfig, shutdown: impl Future<Output = ()>) -> Result<(), DaemonError> {
+    let state = config.node.state_dir.clone();
+    // Held until this function ends, however it ends.
+    let _lock = state.as_deref().map(lock).transpose()?;
     let mut images = Vec::new();
     for (index, image) in &config.images {
         let bytes = std::fs::read(index).map_err(|source| DaemonError::Index { path: index.clone(), source })?;
-        images.push((ImageHolder::open(image, Bytes::from(bytes))?, index));
+        images.push((ImageHolder::open(image, Bytes::from(bytes))?, index.display().to_string()));
     }
     let stores = config.stores.iter().map(|path| StoreHolder::open(path)).collect::<Result<Vec<_>, _>>()?;
+    let mut kept = None;
+    if let Some(state) = &state {
+        let (list, opened) = KeptImages::load(state);
+        kept = Some(Arc::new(Mutex::new(list)));
+        let named: BTreeSet<_> = images.iter().map(|(holder, _)| holder.name()).collect();
+        let others = opened.into_iter().map(|(holder, path)| (holder, path.display().to_string()));
+        images.extend(others.filter(|(holder, _)| !named.contains(&holder.name())));
+    }
     let listener = control::listen(&config.control)?;
     let node = Node::start(config.node).await?;
     for store in stores {
         node.serve(Arc::new(store), None, String::new()).await;
     }
     for (image, index) in images {
-        serve_image(&node, image, index.display().to_string()).await;
+        serve_image(&node, image, index).await;
     }
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
     tracing::info!(port = node.port(), "serving");
     tokio::select! {
-        () = control::answer(listener, node.clone()) => {}
+        () = control::answer(listener, Controlled { node: node.clone(), kept }) => {}
         () = shutdown => {}
     }
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
     let _ = std::fs::remove_file(&config.control);
     node.shutdown().await;
     Ok(())
+}
+
+/// Takes the state directory for this process; whatever becomes of it, the system gives it back.
+fn lock(state: &Path) -> Result<File, DaemonError> {
+    let path = state.join("node.lock");
+    let failed = |source| DaemonError::State { path: path.clone(), source };
+    let file = File::options().create(true).write(true).truncate(false).open(&path).map_err(failed)?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(DaemonError::Running { lock: path }),
+        Err(TryLockError::Error(source)) => Err(failed(source)),
+    }
 }
 
 async fn serve_image(node: &Node, image: ImageHolder, name: String) {

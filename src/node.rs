@@ -7,6 +7,8 @@
 //! - [`fetch`] is the seam to whoever wants an image; [`lan`] puts a node behind it.
 
 pub mod address;
+mod bootstrap;
+pub mod connected;
 pub mod dht;
 pub mod discovery;
 mod doors;
@@ -23,7 +25,9 @@ mod serve;
 pub mod session;
 pub mod tls;
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::collections::BTreeMap;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -31,11 +35,13 @@ use std::time::Duration;
 use bytes::Bytes;
 use proto::message::Hello;
 use proto::{IndexId, VERSION};
+use socket2::{Domain, Socket, Type};
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
 use crate::extract::network::{FetchError, Job, NetworkReport};
 use crate::format::layout::Layout;
+use address::PeerAddress;
 use doors::Doors;
 use holder::Holder;
 use hub::{Command, Event, Hub, Status};
@@ -43,8 +49,12 @@ use identity::Identity;
 use session::SessionConfig;
 use tls::{TlsConfigError, TlsConfigs};
 
-/// Handshakes of others at a time.
-const HANDSHAKES: usize = 16;
+/// Connections that wait to be taken.
+const BACKLOG: i32 = 1024;
+
+/// Handshakes of others at a time, and of one address: one that opens connections and says nothing keeps nobody else out.
+const HANDSHAKES: usize = 64;
+const HANDSHAKES_OF_ONE: usize = 16;
 
 /// How a node is set up.
 #[derive(Debug, Clone)]
@@ -57,7 +67,7 @@ pub struct NodeConfig {
     pub network: String,
     /// The zone label; empty = the multicast segment.
     pub zone: String,
-    /// Where sessions are accepted; port 0 = any.
+    /// Where sessions are accepted; port 0 = any. `[::]` is every address of both families.
     pub listen: SocketAddr,
     /// Whether there are neighbours at all. False: no listener, no discovery, no sessions.
     pub lan: bool,
@@ -65,8 +75,8 @@ pub struct NodeConfig {
     pub share: bool,
     /// Whether the node keeps DHT records for others.
     pub dht_server: bool,
-    /// Session addresses of nodes that multicast does not reach.
-    pub bootstrap: Vec<SocketAddr>,
+    /// Nodes that multicast does not reach, by their session addresses.
+    pub bootstrap: Vec<PeerAddress>,
     /// How long nothing may come before a fetch is given up.
     pub patience: Duration,
 }
@@ -79,7 +89,7 @@ impl NodeConfig {
             state_dir: None,
             network: String::new(),
             zone: String::new(),
-            listen: SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), 0),
+            listen: SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), 0),
             lan: true,
             share: true,
             dht_server: false,
@@ -123,7 +133,7 @@ impl Node {
         let listener = match config.lan {
             true => {
                 let failed = |source| StartError::Listen { addr: config.listen, source };
-                Some(TcpListener::bind(config.listen).await.map_err(failed)?)
+                Some(listen(config.listen).map_err(failed)?)
             }
             false => None,
         };
@@ -142,6 +152,9 @@ impl Node {
             // Whoever names a public address to listen on means it.
             let public = !config.listen.ip().is_unspecified() && !address::is_private(config.listen.ip());
             tokio::spawn(accept(listener, public, sessions.clone(), events.clone()));
+        }
+        for address in config.bootstrap.iter().filter(|_| config.lan) {
+            tokio::spawn(bootstrap::keep(address.clone(), sessions.clone(), events.clone()));
         }
         let hub = Hub::new(config, sessions, doors, events.clone(), done);
         tokio::spawn(hub.run(receiver, finished));
@@ -169,9 +182,14 @@ impl Node {
         self.ask(|reply| Command::Fetch { job, reply }).await.unwrap_or(Err(ended))
     }
 
-    /// Serves from `holder` from now on. With an index, the image is announced under `name`.
+    /// Serves from `holder` from now on, in place of one of the same name. With an index, the image is announced under `name`.
     pub async fn serve(&self, holder: Arc<dyn Holder>, index: Option<(IndexId, Bytes, Arc<Layout>)>, name: String) {
         let _ = self.events.send(Event::Command(Command::Serve { holder, index, name })).await;
+    }
+
+    /// Serves no longer from the holder of this name.
+    pub async fn unserve(&self, place: String) {
+        let _ = self.events.send(Event::Command(Command::Unserve { place })).await;
     }
 
     /// Whether a neighbour still lacks chunks of this index.
@@ -197,10 +215,36 @@ impl Node {
     }
 }
 
+/// Listens; on both families where every address is meant and the machine has IPv6.
+fn listen(addr: SocketAddr) -> io::Result<TcpListener> {
+    let everywhere = addr.ip() == IpAddr::V6(Ipv6Addr::UNSPECIFIED);
+    let socket = match listening(addr, everywhere) {
+        Err(error) if everywhere && error.kind() != io::ErrorKind::AddrInUse => {
+            tracing::debug!(%error, "no IPv6");
+            listening(SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), addr.port()), false)?
+        }
+        other => other?,
+    };
+    TcpListener::from_std(socket)
+}
+
+fn listening(addr: SocketAddr, dual: bool) -> io::Result<std::net::TcpListener> {
+    let socket = Socket::new(Domain::for_address(addr), Type::STREAM, None)?;
+    if dual {
+        socket.set_only_v6(false)?;
+    }
+    socket.set_reuse_address(true)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&addr.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
+}
+
 /// Takes connections and opens sessions on them, a bounded number at a time; without `public`, only from private,
 /// link-local and loopback addresses.
 async fn accept(listener: TcpListener, public: bool, config: SessionConfig, events: mpsc::Sender<Event>) {
     let handshakes = Arc::new(Semaphore::new(HANDSHAKES));
+    let mut each = BTreeMap::new();
     loop {
         let Ok(room) = handshakes.clone().acquire_owned().await else { return };
         let connection = tokio::select! {
@@ -216,16 +260,23 @@ async fn accept(listener: TcpListener, public: bool, config: SessionConfig, even
             tracing::debug!(%from, "not from this network");
             continue;
         }
+        let of_one = Arc::clone(each.entry(from.ip()).or_insert_with(|| Arc::new(Semaphore::new(HANDSHAKES_OF_ONE))));
+        let of_one = of_one.try_acquire_owned();
+        // Whoever has no handshake under way is forgotten.
+        each.retain(|_, handshakes| handshakes.available_permits() < HANDSHAKES_OF_ONE);
+        let Ok(of_one) = of_one else {
+            tracing::debug!(%from, "too many connections at a time");
+            continue;
+        };
         let (config, events) = (config.clone(), events.clone());
         tokio::spawn(async move {
-            let opened = session::accept(tcp, &config).await;
-            drop(room);
-            match opened {
+            match session::accept(tcp, &config).await {
                 Ok(session) => {
                     let _ = events.send(Event::Opened { session: Box::new(session), dialled: false }).await;
                 }
                 Err(error) => tracing::debug!(%error, "no session"),
             }
+            drop((room, of_one));
         });
     }
 }

@@ -1,9 +1,12 @@
 //! Whole machines on a LAN that the test builds, with an image that the casync program published on nginx.
 
 mod failures;
+mod ipv6;
 mod neighbours;
 mod network;
 mod published;
+mod restarts;
+mod sessions;
 mod swarm;
 
 use std::path::Path;
@@ -25,6 +28,22 @@ fn start_node(lan: &Lan, host: usize, arguments: &[&str]) -> Process {
         lan.start(host, &["status", "--json"]).wait(Duration::from_secs(10)).status.success()
     });
     node
+}
+
+/// What the node that runs on a host says of itself.
+fn status(lan: &Lan, host: usize) -> serde_json::Value {
+    lan.start(host, &["status", "--json"]).wait(Duration::from_secs(20)).ok().json()
+}
+
+/// The name of the node on a host.
+fn node_of(lan: &Lan, host: usize) -> proto::NodeId {
+    let peer: libp2p::PeerId = status(lan, host)["peer_id"].as_str().unwrap().parse().unwrap();
+    caswarm::node::identity::node_id_of(peer).unwrap()
+}
+
+/// The nodes with which the node on a host has sessions.
+fn neighbours(lan: &Lan, host: usize) -> usize {
+    status(lan, host)["neighbours"].as_array().unwrap().len()
 }
 
 /// Starts an extraction on a host into `out.img` in the host's directory.

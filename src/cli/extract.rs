@@ -96,7 +96,7 @@ pub async fn run(args: Args, global: &Global) -> anyhow::Result<Exit> {
         );
     }
     let http = HttpClient::new(HttpOptions { rate_limit: args.rate_limit_bps, ..HttpOptions::default() })?;
-    let network = network(&args, global).await?;
+    let network = network(&args, global)?;
     let config = config(&args);
     if args.dry_run {
         let plan = extract::dry_run(config, &network, &http).await?;
@@ -128,8 +128,8 @@ pub async fn run(args: Args, global: &Global) -> anyhow::Result<Exit> {
     Ok(Exit::Ok)
 }
 
-async fn network(args: &Args, global: &Global) -> anyhow::Result<Lan> {
-    let mut config = args.lan.node_config(Identity::ephemeral(), None).await?;
+fn network(args: &Args, global: &Global) -> anyhow::Result<Lan> {
+    let mut config = args.lan.node_config(Identity::ephemeral(), None)?;
     config.lan = !args.no_lan;
     let state = global.state_dir().ok().map(|state| (state.path().to_owned(), state.control_socket()));
     let (state_dir, control) = state.unzip();

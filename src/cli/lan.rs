@@ -1,6 +1,6 @@
 //! The options of every subcommand that runs a node.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 use anyhow::Context;
 
@@ -37,8 +37,8 @@ impl LanArgs {
     /// The node that these options describe. `port` is where to listen unless they say so.
     ///
     /// # Errors
-    /// When an address cannot be read or resolved.
-    pub async fn node_config(&self, identity: Identity, port: Option<u16>) -> anyhow::Result<NodeConfig> {
+    /// When an address cannot be read.
+    pub fn node_config(&self, identity: Identity, port: Option<u16>) -> anyhow::Result<NodeConfig> {
         let mut config = NodeConfig::new(identity);
         config.network.clone_from(&self.network);
         config.zone.clone_from(&self.zone);
@@ -47,19 +47,14 @@ impl LanArgs {
         if let Some(text) = &self.listen {
             config.listen = listen_address(text)?;
         }
-        for address in &self.bootstrap {
-            match address.resolve().await {
-                Ok(found) => config.bootstrap.extend(found.first()),
-                Err(error) => tracing::warn!("--bootstrap {address}: {error}"),
-            }
-        }
+        config.bootstrap.clone_from(&self.bootstrap);
         Ok(config)
     }
 }
 
 fn listen_address(text: &str) -> anyhow::Result<SocketAddr> {
     if let Ok(port) = text.parse() {
-        return Ok(SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), port));
+        return Ok(SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), port));
     }
     if let Ok(ip) = text.parse::<IpAddr>() {
         return Ok(SocketAddr::new(ip, 0));

@@ -37,7 +37,7 @@ pub async fn run(args: Args, global: &Global) -> anyhow::Result<Exit> {
     let state = global.state_dir()?;
     let path = state.create()?.to_owned();
     let identity = Identity::load_or_create(&path)?;
-    let mut node = args.lan.node_config(identity, Some(daemon::PORT)).await?;
+    let mut node = args.lan.node_config(identity, Some(daemon::PORT))?;
     node.state_dir = Some(path);
     node.dht_server = !args.no_dht_server;
     let config = DaemonConfig { node, stores: args.store, images: args.image, control: state.control_socket() };

@@ -4,6 +4,7 @@
 use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -11,10 +12,12 @@ use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 
+use super::kept_images::KeptImages;
 use super::serve_image;
 use crate::node::Node;
 use crate::node::holder::ImageHolder;
 use crate::node::hub::Status;
+use crate::source::SourceError;
 
 /// Bytes of one request; an index of four million chunks fits, in hexadecimal.
 const REQUEST_BYTES: u64 = 512 << 20;
@@ -87,16 +90,24 @@ pub fn listen(socket: &Path) -> Result<UnixListener, ControlError> {
     Ok(listener)
 }
 
+/// What the requests are about.
+#[derive(Clone)]
+pub(super) struct Controlled {
+    pub(super) node: Node,
+    /// `None`: nothing is kept for the next start.
+    pub(super) kept: Option<Arc<Mutex<KeptImages>>>,
+}
+
 /// Answers requests until dropped.
-pub async fn answer(listener: UnixListener, node: Node) {
+pub(super) async fn answer(listener: UnixListener, controlled: Controlled) {
     loop {
         let Ok((stream, _)) = listener.accept().await else {
             tokio::time::sleep(Duration::from_millis(100)).await;
             continue;
         };
-        let node = node.clone();
+        let controlled = controlled.clone();
         tokio::spawn(async move {
-            if let Err(error) = converse(stream, &node).await {
+            if let Err(error) = converse(stream, &controlled).await {
                 tracing::debug!(%error, "control connection");
             }
         });
@@ -149,16 +160,16 @@ async fn ask(socket: &Path, request: &Request) -> Result<Answer, ControlError> {
     tokio::time::timeout(ANSWER, exchange).await.unwrap_or_else(|_| Err(late())).map_err(failed)
 }
 
-async fn converse(stream: UnixStream, node: &Node) -> io::Result<()> {
+async fn converse(stream: UnixStream, controlled: &Controlled) -> io::Result<()> {
     let (reader, mut writer) = stream.into_split();
     let mut lines = BufReader::new(reader.take(REQUEST_BYTES)).lines();
     while let Some(line) = lines.next_line().await? {
         let answer = match serde_json::from_str(&line) {
-            Ok(Request::Status) => match node.status().await {
+            Ok(Request::Status) => match controlled.node.status().await {
                 Some(status) => Answer::Status(Box::new(status)),
                 None => Answer::Error("the node is shutting down".into()),
             },
-            Ok(Request::AddImage { image, index_hex }) => add(node, image, &index_hex).await,
+            Ok(Request::AddImage { image, index_hex }) => add(controlled, image, &index_hex).await,
             Err(error) => Answer::Error(format!("not a request: {error}")),
         };
         let mut answer = serde_json::to_vec(&answer)?;
@@ -168,13 +179,32 @@ async fn converse(stream: UnixStream, node: &Node) -> io::Result<()> {
     Ok(())
 }
 
-async fn add(node: &Node, image: PathBuf, index_hex: &str) -> Answer {
+async fn add(controlled: &Controlled, image: PathBuf, index_hex: &str) -> Answer {
     let Ok(index) = hex::decode(index_hex) else { return Answer::Error("the index is not hexadecimal".into()) };
-    match ImageHolder::open(&image, Bytes::from(index)) {
-        Ok(holder) => {
-            serve_image(node, holder, image.display().to_string()).await;
+    let (path, kept) = (image.clone(), controlled.kept.clone());
+    let opened = tokio::task::spawn_blocking(move || {
+        let holder = ImageHolder::open(&path, Bytes::from(index))?;
+        Ok::<_, SourceError>((keep(kept.as_deref(), &path, &holder), holder))
+    });
+    match opened.await {
+        Ok(Ok((replaced, holder))) => {
+            for place in replaced {
+                controlled.node.unserve(place.display().to_string()).await;
+            }
+            serve_image(&controlled.node, holder, image.display().to_string()).await;
             Answer::Done
         }
+        Ok(Err(error)) => Answer::Error(error.to_string()),
         Err(error) => Answer::Error(error.to_string()),
     }
+}
+
+/// Keeps an image for the next start; without that it is served all the same. Returns those that had to make room.
+fn keep(kept: Option<&Mutex<KeptImages>>, image: &Path, holder: &ImageHolder) -> Vec<PathBuf> {
+    let Some(kept) = kept else { return Vec::new() };
+    let added = kept.lock().unwrap_or_else(PoisonError::into_inner).add(image, holder);
+    added.unwrap_or_else(|error| {
+        tracing::warn!("{} is served until this node ends, and not kept for the next: {error}", image.display());
+        Vec::new()
+    })
 }

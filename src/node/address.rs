@@ -108,11 +108,22 @@ fn host_port(text: &str) -> Option<PeerAddress> {
         Some(v6) => v6.strip_suffix(']').filter(|v6| v6.split('%').next().unwrap_or("").parse::<Ipv6Addr>().is_ok())?,
         None => host,
     };
-    let plain = |c: char| c.is_ascii_alphanumeric() || "-._".contains(c);
-    if host.is_empty() || (!text.starts_with('[') && !host.chars().all(plain)) {
+    if !text.starts_with('[') && !is_name_or_ipv4(host) {
         return None;
     }
     port_of(port).map(|port| PeerAddress { host: host.to_owned(), port, node: None })
+}
+
+/// What is all digits and dots is meant as an IPv4 address, and some resolvers would make one of anything.
+fn is_name_or_ipv4(host: &str) -> bool {
+    let label = |label: &str| {
+        let plain = label.chars().all(|c| c.is_ascii_alphanumeric() || c == '-' || c == '_');
+        !label.is_empty() && label.len() <= 63 && plain && !label.starts_with('-')
+    };
+    if host.chars().all(|c| c.is_ascii_digit() || c == '.') {
+        return host.parse::<std::net::Ipv4Addr>().is_ok();
+    }
+    host.len() <= 253 && host.strip_suffix('.').unwrap_or(host).split('.').all(label)
 }
 
 fn port_of(text: &str) -> Option<u16> {
@@ -168,6 +179,13 @@ mod tests {
             "host:0",
             "host:x",
             "host:70000",
+            "1.2.3:77",
+            "256.1.1.1:77",
+            "77:77",
+            "a..b:77",
+            "-a:77",
+            ".:77",
+            "a b:77",
             "fe80::1:77",
             "[x]:77",
             "/ip4/1.2.3.4/udp/7",

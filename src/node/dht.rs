@@ -8,7 +8,7 @@ mod addresses;
 mod behaviour;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use futures::StreamExt;
@@ -22,7 +22,7 @@ use tokio::sync::mpsc;
 
 use super::address;
 use super::identity::{Identity, node_id_of, peer_id_of};
-use addresses::{heard_at, multiaddr, session_port, socket_addr};
+use addresses::{heard_at, multiaddr, needs_scope, session_port, socket_addr};
 use behaviour::{Behaviour, BehaviourEvent, kad_protocol, swarm};
 
 /// How long a search is repeated when nodes become known.
@@ -31,6 +31,19 @@ const SEARCH: Duration = Duration::from_secs(60);
 /// How long to wait for more nodes to become known before telling and asking them, and how long before doing so again.
 const GATHER: Duration = Duration::from_millis(100);
 const REPEAT: Duration = Duration::from_secs(5);
+
+/// What is announced is announced again after this, then twice as long each time, until libp2p's own renewal takes over:
+/// nobody confirms a record, and one that got lost would be missing for minutes.
+const ANNOUNCE_AGAIN: Duration = Duration::from_secs(3);
+const LAST_ANNOUNCE: Duration = Duration::from_secs(200);
+
+/// A node that was made known and did not say yet what it is, is dialled again this often, and so many times: it is made
+/// known only once, and a dial may fail.
+const DIAL_AGAIN: Duration = Duration::from_secs(3);
+const DIALS: u32 = 20;
+
+/// How long listening may take until there is an address.
+const LISTEN: Duration = Duration::from_secs(3);
 
 /// Indexes of our own that are announced or searched at a time; more are refused.
 pub const INDEXES: usize = 256;
@@ -43,7 +56,7 @@ const NODES: usize = 1024;
 pub struct DhtConfig {
     /// The node.
     pub identity: Identity,
-    /// Where to listen; unspecified = every interface.
+    /// Where to listen; unspecified = every interface, by IPv4 and IPv6.
     pub listen: IpAddr,
     /// The TCP port to listen on; 0 = any.
     pub port: u16,
@@ -60,7 +73,7 @@ pub struct DhtConfig {
 impl DhtConfig {
     /// The usual settings: default network, any port, every interface, private addresses, no records for others.
     pub fn new(identity: Identity, session_port: u16) -> Self {
-        let listen = Ipv4Addr::UNSPECIFIED.into();
+        let listen = Ipv6Addr::UNSPECIFIED.into();
         Self { identity, listen, port: 0, server: false, network: String::new(), session_port, public: false }
     }
 }
@@ -148,21 +161,8 @@ impl DhtHandle {
 
 /// Starts the DHT; has to be called within a tokio runtime. Returns once it listens.
 pub async fn start(config: DhtConfig) -> Result<(DhtHandle, mpsc::Receiver<DhtEvent>), DhtError> {
-    let addr = SocketAddr::new(config.listen, config.port);
-    let failed = |reason: String| DhtError::Listen { addr, reason };
     let mut swarm = swarm(&config)?;
-    swarm.listen_on(multiaddr(addr)).map_err(|e| failed(e.to_string()))?;
-    let port = loop {
-        match swarm.select_next_some().await {
-            SwarmEvent::NewListenAddr { address, .. } => {
-                note_own(&mut swarm, &config, &address);
-                break socket_addr(&address).map_or(0, |addr| addr.port());
-            }
-            SwarmEvent::ListenerError { error, .. } => return Err(failed(error.to_string())),
-            SwarmEvent::ListenerClosed { reason: Err(error), .. } => return Err(failed(error.to_string())),
-            _ => {}
-        }
-    };
+    let port = listen(&mut swarm, &config).await?;
     let (commands, receiver) = mpsc::channel(1024);
     let (events, told) = mpsc::channel(1024);
     let dht = Dht {
@@ -172,13 +172,44 @@ pub async fn start(config: DhtConfig) -> Result<(DhtHandle, mpsc::Receiver<DhtEv
         remote: BTreeMap::new(),
         sessions: BTreeMap::new(),
         waiting: BTreeMap::new(),
+        unmet: BTreeMap::new(),
         provided: BTreeSet::new(),
         sought: BTreeMap::new(),
         repeat: None,
         repeated: None,
+        announce: None,
     };
     tokio::spawn(dht.run(receiver));
     Ok((DhtHandle { commands, port }, told))
+}
+
+/// Listens on one port, of both families where every interface is meant; returns it.
+async fn listen(swarm: &mut Swarm<Behaviour>, config: &DhtConfig) -> Result<u16, DhtError> {
+    let first = if config.listen.is_unspecified() { Ipv4Addr::UNSPECIFIED.into() } else { config.listen };
+    let addr = SocketAddr::new(first, config.port);
+    let failed = |reason: String| DhtError::Listen { addr, reason };
+    swarm.listen_on(multiaddr(addr)).map_err(|e| failed(e.to_string()))?;
+    let listening = async {
+        loop {
+            match swarm.select_next_some().await {
+                SwarmEvent::NewListenAddr { address, .. } => {
+                    note_own(swarm, config, &address);
+                    return Ok(socket_addr(&address).map_or(0, |addr| addr.port()));
+                }
+                SwarmEvent::ListenerError { error, .. } => return Err(failed(error.to_string())),
+                SwarmEvent::ListenerClosed { reason: Err(error), .. } => return Err(failed(error.to_string())),
+                _ => {}
+            }
+        }
+    };
+    let listening = tokio::time::timeout(LISTEN, listening).await;
+    let port = listening.unwrap_or_else(|_| Err(failed("no interface has an address".into())))?;
+    if config.listen.is_unspecified()
+        && let Err(error) = swarm.listen_on(multiaddr(SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), port)))
+    {
+        tracing::debug!(%error, "the DHT is on IPv4 only");
+    }
+    Ok(port)
 }
 
 struct Dht {
@@ -191,27 +222,37 @@ struct Dht {
     sessions: BTreeMap<PeerId, SocketAddr>,
     /// Nodes found, whose session address is not known yet, and for which index.
     waiting: BTreeMap<PeerId, BTreeSet<IndexId>>,
+    /// Nodes made known that did not say yet what they are: where they are, and how often they were dialled.
+    unmet: BTreeMap<PeerId, (Multiaddr, u32)>,
     provided: BTreeSet<IndexId>,
     /// Until when indexes are searched.
     sought: BTreeMap<IndexId, Instant>,
     /// When to announce and search again because of new nodes, and when that was done last.
     repeat: Option<Instant>,
     repeated: Option<Instant>,
+    /// When to announce again whatever happens, and the pause until then.
+    announce: Option<(Instant, Duration)>,
 }
 
 impl Dht {
     async fn run(mut self, mut commands: mpsc::Receiver<Command>) {
+        let mut dial_again = tokio::time::interval(DIAL_AGAIN);
         loop {
             let repeat = self.repeat;
+            let announce = self.announce.map(|(at, _)| at);
             tokio::select! {
                 command = commands.recv() => match command {
                     Some(command) => self.command(command),
                     None => return,
                 },
                 event = self.swarm.select_next_some() => self.event(event),
+                _ = dial_again.tick() => self.dial_unmet(),
                 () = tokio::time::sleep_until(repeat.unwrap_or_else(Instant::now).into()), if repeat.is_some() => {
                     self.repeat = None;
                     self.repeat();
+                }
+                () = tokio::time::sleep_until(announce.unwrap_or_else(Instant::now).into()), if announce.is_some() => {
+                    self.announce_again();
                 }
             }
         }
@@ -220,12 +261,18 @@ impl Dht {
     fn command(&mut self, command: Command) {
         match command {
             Command::AddPeer(node, addr) => {
-                let Some(peer) = peer_id_of(node).filter(|_| self.allowed(addr)) else { return };
+                let Some(peer) = peer_id_of(node).filter(|_| self.allowed(addr) && !needs_scope(addr.ip())) else {
+                    return;
+                };
+                if self.unmet.len() < NODES && !self.sessions.contains_key(&peer) {
+                    self.unmet.insert(peer, (multiaddr(addr), 0));
+                }
                 self.dial(peer, vec![multiaddr(addr)]);
             }
             Command::Provide(index) => {
                 if self.provided.len() < INDEXES && self.provided.insert(index) {
                     self.provide(index);
+                    self.announce = Some((Instant::now() + ANNOUNCE_AGAIN, ANNOUNCE_AGAIN));
                 }
             }
             Command::Withdraw(index) => {
@@ -247,6 +294,26 @@ impl Dht {
     fn provide(&mut self, index: IndexId) {
         if let Err(error) = self.swarm.behaviour_mut().kad.start_providing(key(index)) {
             tracing::debug!(%error, %index, "not announced in the DHT");
+        }
+    }
+
+    fn dial_unmet(&mut self) {
+        self.unmet.retain(|_, (_, dials)| *dials < DIALS);
+        let mut again = Vec::new();
+        for (peer, (addr, dials)) in &mut self.unmet {
+            *dials += 1;
+            again.push((*peer, addr.clone()));
+        }
+        for (peer, addr) in again {
+            self.dial(peer, vec![addr]);
+        }
+    }
+
+    fn announce_again(&mut self) {
+        let pause = self.announce.map_or(LAST_ANNOUNCE, |(_, pause)| pause * 2);
+        self.announce = (pause < LAST_ANNOUNCE).then(|| (Instant::now() + pause, pause));
+        for index in self.provided.clone() {
+            self.provide(index);
         }
     }
 
@@ -299,13 +366,14 @@ impl Dht {
     /// A connected node said what it is: where its sessions are accepted, and whether it keeps records.
     fn identified(&mut self, peer: PeerId, info: &identify::Info) {
         let Some(&ip) = self.remote.get(&peer) else { return };
+        self.unmet.remove(&peer);
         let kad = kad_protocol(&self.config.network);
         if info.protocols.contains(&kad) {
             for addr in heard_at(ip, &info.listen_addrs) {
                 self.swarm.behaviour_mut().kad.add_address(&peer, addr);
             }
         }
-        let Some(port) = session_port(&info.agent_version) else { return };
+        let Some(port) = session_port(&info.agent_version).filter(|_| !needs_scope(ip)) else { return };
         let addr = SocketAddr::new(ip, port);
         self.sessions.insert(peer, addr);
         for index in self.waiting.remove(&peer).unwrap_or_default() {
@@ -387,7 +455,8 @@ impl Dht {
 
 /// Tells others of an address of our own, unless it is one that they cannot reach.
 fn note_own(swarm: &mut Swarm<Behaviour>, config: &DhtConfig, address: &Multiaddr) {
-    let reachable = |addr: &SocketAddr| !addr.ip().is_loopback() || config.listen.is_loopback();
+    let reachable =
+        |addr: &SocketAddr| (!addr.ip().is_loopback() || config.listen.is_loopback()) && !needs_scope(addr.ip());
     if socket_addr(address).filter(reachable).is_some() {
         swarm.add_external_address(address.clone());
     }

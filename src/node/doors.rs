@@ -81,6 +81,12 @@ impl Doors {
         }
     }
 
+    pub(crate) fn withdraw(&self, index: IndexId) {
+        if let Some(dht) = &self.dht {
+            dht.withdraw(index);
+        }
+    }
+
     pub(crate) fn find_providers(&self, index: IndexId) {
         if let Some(dht) = &self.dht {
             dht.find_providers(index);
@@ -106,13 +112,19 @@ impl Doors {
         self.known.note(node, addr, seen);
     }
 
-    /// Remembers the nodes met, and says goodbye where anybody may care.
-    pub(crate) async fn close(&mut self, anybody: bool) {
+    /// Writes down the nodes met, if there are new ones.
+    pub(crate) fn save_known(&mut self) {
         if self.keep_known
             && let Err(error) = self.known.save()
         {
             tracing::warn!(%error, "the peers met are not remembered");
+            self.keep_known = false;
         }
+    }
+
+    /// Remembers the nodes met, and says goodbye where anybody may care.
+    pub(crate) async fn close(&mut self, anybody: bool) {
+        self.save_known();
         self.dht = None;
         if let Some(discovery) = self.discovery.take()
             && anybody

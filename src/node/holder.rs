@@ -3,7 +3,7 @@
 
 use std::collections::HashSet;
 use std::fs::File;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -30,6 +30,11 @@ pub trait Holder: Send + Sync {
 
     /// How many chunks it holds, for people.
     fn count(&self) -> u64;
+
+    /// Whether what it reads from was removed, and lives on only because it is open here.
+    fn is_removed(&self) -> bool {
+        false
+    }
 }
 
 /// A `.castr` directory. Which chunks it has is read once, when it is opened, and again when asked for.
@@ -85,6 +90,11 @@ impl ImageHolder {
     /// When the image cannot be read or the index is none; the message names the file.
     pub fn open(path: &Path, index: Bytes) -> Result<Self, SourceError> {
         let failed = |reason: String| SourceError::Io { path: path.to_owned(), reason };
+        // Opening a pipe would wait for a writer.
+        let kind = std::fs::metadata(path).map_err(|e| failed(e.to_string()))?.file_type();
+        if !kind.is_file() && !kind.is_block_device() {
+            return Err(failed("neither a file nor a block device".into()));
+        }
         let file = File::open(path).map_err(|e| failed(e.to_string()))?;
         let parsed = Index::parse(&index).map_err(|e| failed(format!("its index: {e}")))?;
         let id = Index::index_id(&index);
@@ -129,6 +139,10 @@ impl Holder for ImageHolder {
 
     fn count(&self) -> u64 {
         u64::from(self.layout.count())
+    }
+
+    fn is_removed(&self) -> bool {
+        self.file.metadata().is_ok_and(|meta| meta.nlink() == 0)
     }
 }
 

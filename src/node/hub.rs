@@ -51,6 +51,10 @@ const BATCH: usize = 64;
 /// The DHT is asked again this often while something is missing: providers come late, and answers get lost.
 const SEARCH_AGAIN: Duration = Duration::from_secs(5);
 
+/// Images that were removed are let go this often, for they fill the disk while they are open here, and the peers met are
+/// written down.
+const TIDY: Duration = Duration::from_secs(5);
+
 /// Regular chores: pings, dials that wait, holdings that grew by local work.
 const CHORES: Duration = Duration::from_millis(100);
 
@@ -58,8 +62,8 @@ const CHORES: Duration = Duration::from_millis(100);
 pub(crate) enum Event {
     /// A session opened; whether this node dialled.
     Opened { session: Box<Session>, dialled: bool },
-    /// A dial ended without one.
-    DialFailed { node: Option<NodeId>, addr: SocketAddr, error: String },
+    /// A dial of the hub's ended; without an error its session comes next.
+    Dialled { node: NodeId, addr: SocketAddr, error: Option<String> },
     /// A neighbour said something. The permit bounds the bytes that wait.
     Said { from: NodeId, serial: u64, message: Message, payload: Bytes, room: Option<OwnedSemaphorePermit> },
     /// A session ended.
@@ -86,6 +90,8 @@ pub(crate) enum Command {
     Fetch { job: Box<Job>, reply: oneshot::Sender<Result<NetworkReport, FetchError>> },
     /// Serve from this; with an index, announce it.
     Serve { holder: Arc<dyn Holder>, index: Option<(IndexId, Bytes, Arc<Layout>)>, name: String },
+    /// Serve no longer from the place of this name.
+    Unserve { place: String },
     /// Whether a neighbour still lacks chunks of this index.
     Needed { index: IndexId, reply: oneshot::Sender<bool> },
     /// The state for people and programs.
@@ -106,6 +112,8 @@ pub(crate) struct Done {
 /// One index that this node takes part in.
 pub(crate) struct Local {
     name: String,
+    /// The image that it was announced with, by its holder's name.
+    place: Option<String>,
     bytes: Option<Bytes>,
     layout: Option<Arc<Layout>>,
     /// What is served of it while nothing is fetched.
@@ -134,6 +142,7 @@ pub(crate) struct Hub {
     serial: u64,
     announced: Option<(u64, usize)>,
     searched: Instant,
+    tidied: Instant,
 }
 
 impl Hub {
@@ -141,7 +150,7 @@ impl Hub {
     pub(crate) async fn run(mut self, mut events: mpsc::Receiver<Event>, mut done: mpsc::UnboundedReceiver<Done>) {
         let mut chores = tokio::time::interval(CHORES);
         chores.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        self.dial_bootstrap();
+        self.dial_known();
         loop {
             let deadline = self.deadline();
             tokio::select! {
@@ -208,6 +217,7 @@ impl Hub {
             serial: 0,
             announced: None,
             searched: Instant::now(),
+            tidied: Instant::now(),
         }
     }
 
@@ -215,7 +225,7 @@ impl Hub {
     fn handle(&mut self, event: Event) -> bool {
         match event {
             Event::Opened { session, dialled } => self.opened(*session, dialled),
-            Event::DialFailed { node, addr, error } => self.dial_failed(node, addr, &error),
+            Event::Dialled { node, addr, error } => self.dialled(node, addr, error.as_deref()),
             Event::Said { from, serial, message, payload, room } => {
                 if self.neighbours.get(&from).is_some_and(|neighbour| neighbour.serial == serial) {
                     self.said(from, message, payload);
@@ -238,6 +248,7 @@ impl Hub {
             Command::Index { id, origin, reply } => self.find_index(id, origin, reply),
             Command::Fetch { job, reply } => self.fetch(*job, reply),
             Command::Serve { holder, index, name } => self.serve(holder, index, name),
+            Command::Unserve { place } => self.unserve(|holder| holder.name() == place),
             Command::Needed { index, reply } => {
                 let _ = reply.send(self.needed(&index));
             }
@@ -268,6 +279,11 @@ impl Hub {
         self.tend_fetching();
         self.forget_foreign();
         self.update_discovery();
+        if self.tidied.elapsed() > TIDY {
+            self.tidied = Instant::now();
+            self.unserve(|holder| holder.is_removed());
+            self.note_known();
+        }
         if self.searched.elapsed() > SEARCH_AGAIN {
             self.searched = Instant::now();
             for (index, local) in &self.locals {

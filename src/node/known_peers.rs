@@ -15,6 +15,9 @@ const FILE: &str = "known-peers.json";
 /// How many are kept; the one seen longest ago goes first.
 pub const KNOWN_PEERS: usize = 64;
 
+/// A node that is there all the time is written down again after so many seconds.
+const RENEWAL: u64 = 60;
+
 /// Bytes of a file that is read at all.
 const FILE_BYTES: u64 = 1 << 20;
 
@@ -60,7 +63,8 @@ impl KnownPeers {
 
     /// Remembers a node; `seen` is in seconds since 1970.
     pub fn note(&mut self, node: NodeId, addr: SocketAddr, seen: u64) {
-        if is_dialable(addr) {
+        let noted = |&(at, last): &(SocketAddr, u64)| at == addr && seen.saturating_sub(last) < RENEWAL;
+        if is_dialable(addr) && !self.peers.get(&node).is_some_and(noted) {
             self.peers.insert(node, (addr, seen));
             self.changed = true;
             self.trim();
@@ -134,6 +138,21 @@ mod tests {
         let seen: Vec<_> = known.latest_first().iter().map(|p| p.seen).collect();
         assert_eq!(seen, (36..100).rev().collect::<Vec<_>>());
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn who_is_still_there_outlives_those_that_came_and_went() {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut known, _) = KnownPeers::load(dir.path());
+        let stays = NodeId([255; 32]);
+        for n in 0..200 {
+            known.note(stays, SocketAddr::from(([10, 0, 0, 1], 7)), n * RENEWAL);
+            known.note(NodeId([n as u8; 32]), SocketAddr::from(([10, 0, 0, 2], n as u16 + 1)), n * RENEWAL);
+        }
+        assert!(known.latest_first()[..2].iter().any(|peer| peer.node == stays));
+        known.save().unwrap();
+        known.note(stays, SocketAddr::from(([10, 0, 0, 1], 7)), 199 * RENEWAL + 1);
+        assert!(!known.changed, "written again although there is no news");
     }
 
     #[test]

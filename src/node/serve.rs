@@ -51,6 +51,15 @@ impl Serving {
         self.holders.write().unwrap_or_else(PoisonError::into_inner).push(holder);
     }
 
+    /// Serves no longer from those for which `unwanted` holds; returns their names.
+    pub(crate) fn remove(&self, unwanted: impl Fn(&dyn Holder) -> bool) -> Vec<String> {
+        let mut holders = self.holders.write().unwrap_or_else(PoisonError::into_inner);
+        let (gone, stay) = std::mem::take(&mut *holders).into_iter().partition(|holder| unwanted(holder.as_ref()));
+        *holders = stay;
+        let gone: Vec<Arc<dyn Holder>> = gone;
+        gone.iter().map(|holder| holder.name()).collect()
+    }
+
     /// Answers for positions of this index.
     pub(crate) fn know(&self, index: IndexId, layout: Arc<Layout>) {
         self.layouts.write().unwrap_or_else(PoisonError::into_inner).insert(index, layout);

@@ -18,6 +18,8 @@ use tokio_rustls::{TlsAcceptor, TlsConnector, TlsStream};
 
 pub use super::outbox::{STALL, SendError, SessionSender};
 
+use super::address;
+use super::connected::Connected;
 use super::frame::{FrameError, FrameReader};
 use super::outbox::{self, Shared};
 use super::tls::{TlsConfigs, node_of};
@@ -97,6 +99,14 @@ pub enum SessionError {
         /// The other side.
         addr: SocketAddr,
     },
+    /// There is a session with that node already.
+    #[error("{addr}: is node {node}, with which there is a session already")]
+    Connected {
+        /// Who was dialled.
+        addr: SocketAddr,
+        /// Who it is.
+        node: NodeId,
+    },
     /// The other side speaks another version.
     #[error("{addr}: speaks protocol version {theirs}, this node {ours}")]
     Version {
@@ -150,12 +160,14 @@ pub struct SessionConfig {
     pub hello: Hello,
     /// How long the other side may not read before the session is given up; [`STALL`] unless a test cannot wait.
     pub stall: Duration,
+    /// The nodes that need no second session: one that turns out to be among them is not opened.
+    pub connected: Connected,
 }
 
 impl SessionConfig {
     /// The usual settings.
     pub fn new(tls: TlsConfigs, hello: Hello) -> Self {
-        Self { tls, hello, stall: STALL }
+        Self { tls, hello, stall: STALL, connected: Connected::default() }
     }
 }
 
@@ -184,6 +196,7 @@ pub async fn connect(
 /// Each call costs a handshake: whoever accepts connections has to bound how many of these run at once.
 pub async fn accept(tcp: TcpStream, config: &SessionConfig) -> Result<Session, SessionError> {
     let addr = tcp.peer_addr().map_err(|e| lost(SocketAddr::from(([0, 0, 0, 0], 0)), &e))?;
+    let addr = address::canonical(addr);
     let opened = tokio::time::timeout(OPENING, async {
         prepare(&tcp);
         let mut tls = TlsAcceptor::from(config.tls.server.clone())
@@ -232,6 +245,9 @@ async fn open(
     }
     if remote == config.tls.node {
         return Err(SessionError::Itself { addr });
+    }
+    if matches!(stream, TlsStream::Client(_)) && config.connected.contains(&remote) {
+        return Err(SessionError::Connected { addr, node: remote });
     }
 
     let ours = Message::Hello(config.hello.clone());

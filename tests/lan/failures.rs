@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::published::Published;
-use super::{give, machine_can, start_extract, start_node};
+use super::{give, machine_can, node_of, start_extract, start_node};
 use crate::support::data::assert_file_is;
 use crate::support::lan::{Cut, Lan, Plan, wait_until};
 use crate::support::process::PATIENCE;
@@ -29,6 +29,42 @@ fn neighbour_cut_off_mid_transfer_costs_time_and_not_the_image() {
     assert_file_is(&lan.dir(2).join("out.img"), &published.v1);
     let from = &ran.json()["from"];
     assert!(from["lan"].as_u64() > Some(1 << 20) && from["origin"].as_u64() > Some(1 << 20), "{ran}");
+}
+
+#[test]
+fn another_neighbour_gives_what_a_frozen_one_owes_while_its_session_lasts() {
+    if !machine_can() {
+        return;
+    }
+    let published = Published::get();
+    let lan = Lan::new(Plan::hosts(&[3]).lan_mbit(40));
+    let origin = lan.origin(&published.www());
+    lan.cut(3, Cut::Internet);
+    let nodes = [1, 2].map(|host| {
+        let index = give(&lan, host, &published.www().join("v1.caibx"), "v1.caibx");
+        let image = give(&lan, host, &published.image("v1.img"), "v1.img");
+        start_node(&lan, host, &["--image", &format!("{index}={image}")])
+    });
+    let frozen = node_of(&lan, 1).to_string();
+    let url = origin.url("v1.caibx");
+    let arguments = ["--log-level", "caswarm=trace", "--index-id", &published.v1_id];
+    let mut extracting = start_extract(&lan, 3, &url, &arguments);
+    wait_until("a part has come", Duration::from_secs(30), || {
+        written(&lan.dir(3)) > 6 << 20 || !extracting.is_running()
+    });
+    nodes[0].signal(rustix::process::Signal::STOP);
+    let ran = extracting.wait(PATIENCE).ok();
+    nodes[0].signal(rustix::process::Signal::CONT);
+    assert_file_is(&lan.dir(3).join("out.img"), &published.v1);
+
+    // What it owed came from the other, and while there was still a session with it.
+    let log: Vec<_> = ran.stderr.lines().collect();
+    let last = log.iter().rposition(|line| line.contains("chunk") && line.contains(&format!("from={frozen}")));
+    let last = last.unwrap_or_else(|| panic!("it gave nothing: {ran}"));
+    let others = log[last..].iter().filter(|line| line.contains("chunk") && line.contains("from=")).count();
+    assert!(others > 50, "{others} chunks came after its last");
+    assert!(!ran.stderr.contains("session ended"), "{ran}");
+    assert_eq!(ran.json()["from"]["origin"], 0);
 }
 
 #[test]

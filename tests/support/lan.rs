@@ -3,6 +3,7 @@
 //! ```text
 //! h1 .. hN           switch sw              router rt                    origin
 //! 10.77.S.i/24 ----- p1..pN  brS ---------- 10.77.S.254  10.79.0.1 ===== 10.79.0.2
+//! fd77:S::i/64                              fd77:S::fe                   (not by IPv6)
 //! ```
 //! Multicast stays inside a segment (a bridge that floods it); the router joins the segments for everything else. Hosts
 //! are cut off at the switch and silently: no process sees an error, only packets that never arrive.
@@ -29,6 +30,8 @@ pub struct Plan {
     pub segments: &'static [usize],
     /// Rate of the origin's link towards the LAN, Mbit/s; None: as fast as it goes.
     pub origin_mbit: Option<u32>,
+    /// Whether the hosts speak IPv6 and nothing else; the origin is then out of their reach.
+    pub ipv6: bool,
     /// Rate at which each host can send, Mbit/s; None: as fast as it goes.
     pub lan_mbit: Option<u32>,
 }
@@ -41,7 +44,12 @@ impl Plan {
 
     /// So many machines in each segment, nothing shaped.
     pub const fn segments(segments: &'static [usize]) -> Self {
-        Self { segments, origin_mbit: None, lan_mbit: None }
+        Self { segments, ipv6: false, origin_mbit: None, lan_mbit: None }
+    }
+
+    /// The same, where the hosts have IPv6 addresses only, link-local and unique local ones.
+    pub const fn ipv6(self) -> Self {
+        Self { ipv6: true, ..self }
     }
 
     /// The same with the origin's link shaped.
@@ -69,6 +77,7 @@ pub enum Cut {
 /// The network. Dropping it kills what runs inside and removes it.
 pub struct Lan {
     name: String,
+    ipv6: bool,
     hosts: Vec<u8>,
     dir: tempfile::TempDir,
 }
@@ -82,7 +91,7 @@ impl Lan {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let name = format!("cw{:x}n{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
         let hosts = plan.segments.iter().zip(1..).flat_map(|(&count, segment)| vec![segment; count]).collect();
-        let lan = Self { name, hosts, dir: tempfile::tempdir().unwrap() };
+        let lan = Self { name, ipv6: plan.ipv6, hosts, dir: tempfile::tempdir().unwrap() };
         lan.build(plan);
         lan
     }
@@ -94,7 +103,16 @@ impl Lan {
 
     /// The address of a host.
     pub fn address(&self, host: usize) -> String {
-        format!("10.77.{}.{host}", self.hosts[host - 1])
+        let segment = self.hosts[host - 1];
+        if self.ipv6 { format!("fd77:{segment}::{host:x}") } else { format!("10.77.{segment}.{host}") }
+    }
+
+    /// Takes a host's interface down, with its addresses, or up again.
+    pub fn plug(&self, host: usize, plugged: bool) {
+        match plugged {
+            true => self.configure(host),
+            false => self.ip(&format!("h{host}"), "link set eth0 down\naddr flush dev eth0\n"),
+        }
     }
 
     /// A directory of the host's own: targets, stores, and its state under `state`.
@@ -131,13 +149,24 @@ impl Lan {
         })
     }
 
+    /// What names mean on a host, in the form of `/etc/hosts`, for programs started after the first call. No name server
+    /// answers there.
+    pub fn names(&self, host: usize, hosts: &str) {
+        let dir = self.etc(&format!("h{host}"));
+        std::fs::create_dir_all(&dir).unwrap();
+        // Written in place: it is mounted, and a new file would not be seen.
+        std::fs::write(dir.join("hosts"), hosts).unwrap();
+        std::fs::write(dir.join("resolv.conf"), "nameserver 127.0.0.1\n").unwrap();
+    }
+
     /// Publishes a directory on the origin with nginx.
     pub fn origin(&self, root: &Path) -> Origin {
         Origin::start(self, root, &self.dir.path().join("origin"))
     }
 
-    /// Cuts a host off, on top of what it is cut off from already.
+    /// Cuts a host off, on top of what it is cut off from already. IPv4 only.
     pub fn cut(&self, host: usize, cut: Cut) {
+        assert!(!self.ipv6);
         const LAN: &str = "match ip dst 10.77.0.0/16";
         let (to_switch, to_host): (&[&str], &[&str]) = match cut {
             Cut::Lan => (&[LAN, "match ip dst 224.0.0.0/4"], &["match ip src 10.77.0.0/16"]),
@@ -168,6 +197,11 @@ impl Lan {
         links[0]["stats64"]["tx"]["bytes"].as_u64().unwrap_or_else(|| panic!("no counter in {shown}"))
     }
 
+    /// What `ip netns exec` mounts over `/etc`.
+    fn etc(&self, node: &str) -> PathBuf {
+        Path::new("/etc/netns").join(self.ns(node))
+    }
+
     fn ns(&self, node: &str) -> String {
         format!("{}-{node}", self.name)
     }
@@ -194,9 +228,17 @@ impl Lan {
         for node in self.nodes() {
             output(Command::new("ip").args(["netns", "add", &self.ns(&node)]));
             let forward = u8::from(node == "rt");
+            let without = u8::from(!plan.ipv6);
+            let six = |what: &str| format!("for c in all default; do echo {what}; done; ");
+            let six = six(&format!("{without} > ipv6/conf/$c/disable_ipv6"))
+                + &if plan.ipv6 {
+                    six("0 > ipv6/conf/$c/accept_dad") + &six(&format!("{forward} > ipv6/conf/$c/forwarding"))
+                } else {
+                    String::new()
+                };
             let settings = format!(
-                "cd /proc/sys/net; echo 1 > ipv6/conf/all/disable_ipv6; echo 1 > ipv6/conf/default/disable_ipv6; \
-                 echo {forward} > ipv4/ip_forward; echo 0 > ipv4/conf/all/rp_filter; ip link set lo up"
+                "cd /proc/sys/net; {six} echo {forward} > ipv4/ip_forward; echo 0 > ipv4/conf/all/rp_filter; \
+                 ip link set lo up"
             );
             let mut shell = Command::new("sh");
             output(&mut self.inside(&node, shell.args(["-c", &settings])));
@@ -214,7 +256,8 @@ impl Lan {
                 "link add br{segment} type bridge stp_state 0 forward_delay 0 mcast_snooping 0\nlink set br{segment} up\n\
                  link set r{segment} master br{segment} up\n"
             );
-            router += &format!("addr add 10.77.{segment}.254/24 dev lan{segment}\nlink set lan{segment} up\n");
+            let address = if plan.ipv6 { format!("fd77:{segment}::fe/64") } else { format!("10.77.{segment}.254/24") };
+            router += &format!("addr add {address} dev lan{segment}\nlink set lan{segment} up\n");
         }
         for host in self.hosts() {
             links += &link(&format!("h{host}"), "eth0", "sw", &format!("p{host}"));
@@ -225,14 +268,7 @@ impl Lan {
         self.ip("rt", &router);
         self.ip("origin", "addr add 10.79.0.2/24 dev eth0\nlink set eth0 up\nroute add default via 10.79.0.1\n");
         for host in self.hosts() {
-            let (address, segment) = (self.address(host), self.hosts[host - 1]);
-            self.ip(
-                &format!("h{host}"),
-                &format!(
-                    "addr add {address}/24 broadcast + dev eth0\nlink set eth0 up\n\
-                     route add default via 10.77.{segment}.254\nroute add 224.0.0.0/4 dev eth0\n"
-                ),
-            );
+            self.configure(host);
         }
         let hosts = self.hosts().map(|host| (format!("h{host}"), plan.lan_mbit));
         for (node, mbit) in hosts.chain([("origin".to_owned(), plan.origin_mbit)]) {
@@ -240,6 +276,20 @@ impl Lan {
                 self.tc(&node, &shape(mbit));
             }
         }
+    }
+
+    /// Gives a host its addresses and routes.
+    fn configure(&self, host: usize) {
+        let (address, segment) = (self.address(host), self.hosts[host - 1]);
+        let commands = if self.ipv6 {
+            format!("addr add {address}/64 dev eth0\nlink set eth0 up\nroute add default via fd77:{segment}::fe\n")
+        } else {
+            format!(
+                "addr add {address}/24 broadcast + dev eth0\nlink set eth0 up\n\
+                 route add default via 10.77.{segment}.254\nroute add 224.0.0.0/4 dev eth0\n"
+            )
+        };
+        self.ip(&format!("h{host}"), &commands);
     }
 
     fn ip(&self, node: &str, commands: &str) {
@@ -278,6 +328,7 @@ impl Drop for Lan {
         self.end_processes();
         for node in self.nodes() {
             let _ = Command::new("ip").args(["netns", "del", &self.ns(&node)]).stderr(Stdio::null()).status();
+            let _ = std::fs::remove_dir_all(self.etc(&node));
         }
     }
 }

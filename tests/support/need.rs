@@ -13,6 +13,8 @@ pub enum Need {
     Program(&'static str),
     /// Root, and a kernel that lets it make network namespaces with bridges in them.
     Namespaces,
+    /// A kernel with IPv6.
+    Ipv6,
 }
 
 impl Need {
@@ -21,6 +23,7 @@ impl Need {
         match self {
             Need::Root => rustix::process::geteuid().is_root(),
             Need::Program(name) => find_program(name).is_some(),
+            Need::Ipv6 => PathBuf::from("/proc/sys/net/ipv6").is_dir(),
             Need::Namespaces => {
                 Need::Root.is_met()
                     && Need::Program("ip").is_met()
@@ -36,6 +39,7 @@ impl fmt::Display for Need {
         match self {
             Need::Root => write!(f, "root"),
             Need::Program(name) => write!(f, "the program {name}"),
+            Need::Ipv6 => write!(f, "IPv6 in the kernel"),
             Need::Namespaces => write!(f, "network namespaces (root, iproute2)"),
         }
     }

@@ -10,8 +10,17 @@ use super::address;
 
 /// The addresses under which a node heard at `ip` may be dialled, going by the ports that it claims.
 pub(super) fn heard_at(ip: IpAddr, claimed: &[Multiaddr]) -> Vec<Multiaddr> {
+    if needs_scope(ip) {
+        return Vec::new();
+    }
     let ports: BTreeSet<_> = claimed.iter().take(64).filter_map(socket_addr).map(|addr| addr.port()).collect();
     ports.into_iter().filter(|port| *port != 0).take(2).map(|port| multiaddr(SocketAddr::new(ip, port))).collect()
+}
+
+/// Whether the address means nothing without its interface, which libp2p has no way to write. Sessions reach such nodes,
+/// the DHT does not.
+pub(super) fn needs_scope(ip: IpAddr) -> bool {
+    matches!(ip, IpAddr::V6(ip) if ip.is_unicast_link_local())
 }
 
 /// The session port that a node tells in its agent text.

@@ -145,6 +145,7 @@ impl Hub {
     pub(super) fn chunk_came(&mut self, from: NodeId, index: IndexId, position: Position, encoded: Encoded) {
         let now = self.now();
         let done = self.done.clone();
+        tracing::trace!(%from, position, "chunk");
         let Some(fetching) = self.fetching(&index) else { return };
         let bytes = encoded.bytes.len() as u64;
         if fetching.exchange.arrived(position, from, bytes, now) {
@@ -232,8 +233,14 @@ impl Hub {
             }
         };
         match output {
-            Output::Ask(to, positions) => send(self, to, Message::Want { index, positions, plain: false }),
-            Output::Cancel(to, positions) => send(self, to, Message::Cancel { index, positions }),
+            Output::Ask(to, positions) => {
+                tracing::trace!(%to, ?positions, "asks");
+                send(self, to, Message::Want { index, positions, plain: false });
+            }
+            Output::Cancel(to, positions) => {
+                tracing::trace!(%to, ?positions, "cancels");
+                send(self, to, Message::Cancel { index, positions });
+            }
             Output::AskOrigin(position) => self.ask_origin(index, position),
             Output::Announce(holdings) if self.config.share => {
                 self.tell(&index, &Message::HaveMore { index, holdings });

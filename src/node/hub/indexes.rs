@@ -18,6 +18,8 @@ use crate::node::holder::Holder;
 const FOREIGN: usize = 32;
 /// Bytes of a foreign index: a million chunks.
 const FOREIGN_BYTES: u64 = 48 << 20;
+/// Bytes of all of them.
+const ALL_FOREIGN_BYTES: u64 = 96 << 20;
 
 /// The way to an index that somebody in this program waits for.
 pub(crate) struct Race {
@@ -35,6 +37,7 @@ impl Hub {
     pub(super) fn local(&mut self, index: IndexId) -> &mut Local {
         self.locals.entry(index).or_insert_with(|| Local {
             name: String::new(),
+            place: None,
             bytes: None,
             layout: None,
             holdings: Holdings::new(),
@@ -93,12 +96,14 @@ impl Hub {
     pub(super) fn index_wanted(&self, from: NodeId, index: IndexId) {
         let Some(neighbour) = self.neighbours.get(&from) else { return };
         let bytes = self.locals.get(&index).and_then(|local| local.bytes.clone()).filter(|_| self.config.share);
-        let Some(bytes) = bytes.filter(|bytes| bytes.len() as u64 <= INDEX_BYTES) else {
+        let bytes = bytes.filter(|bytes| bytes.len() as u64 <= INDEX_BYTES);
+        let (Some(bytes), Ok(permit)) = (bytes, neighbour.giving.clone().try_acquire_owned()) else {
             neighbour.send(&Message::NoIndex { index });
             return;
         };
         let sender = neighbour.sender.clone();
         tokio::spawn(async move {
+            let _permit = permit;
             let total = bytes.len() as u64;
             for offset in (0..bytes.len()).step_by(INDEX_PART_BYTES) {
                 let part = bytes.slice(offset..bytes.len().min(offset + INDEX_PART_BYTES));
@@ -112,11 +117,11 @@ impl Hub {
     }
 
     pub(super) fn index_part(&mut self, from: NodeId, index: IndexId, total: u64, offset: u64, part: &Bytes) {
+        let room = self.room_for(from, index);
         let Some(gathering) = self.gathering.get_mut(&(from, index)) else { return };
-        let foreign = self.locals.get(&index).is_none_or(|local| local.foreign);
         let fits = offset == gathering.bytes.len() as u64
             && (offset == 0 || total == gathering.total)
-            && total <= if foreign { FOREIGN_BYTES } else { INDEX_BYTES }
+            && total <= room
             && !part.is_empty();
         if !fits {
             self.no_index(from, index);
@@ -135,6 +140,19 @@ impl Hub {
             tracing::info!(node = ?from, "sent an index that is not what it said");
             self.no_index(from, index);
         }
+    }
+
+    /// How long an index from a neighbour may be.
+    fn room_for(&self, from: NodeId, index: IndexId) -> u64 {
+        let foreign = |index| self.locals.get(index).is_none_or(|local| local.foreign);
+        if !foreign(&index) {
+            return INDEX_BYTES;
+        }
+        let coming = self.gathering.iter().filter(|((peer, of), _)| (*peer, *of) != (from, index) && foreign(of));
+        let coming: u64 = coming.map(|(_, gathering)| gathering.total).sum();
+        let here = self.locals.values().filter(|local| local.foreign).filter_map(|local| local.bytes.as_ref());
+        let here: u64 = here.map(|bytes| bytes.len() as u64).sum();
+        FOREIGN_BYTES.min(ALL_FOREIGN_BYTES.saturating_sub(coming + here))
     }
 
     /// A neighbour does not have the index, or not the right one.
@@ -220,11 +238,15 @@ impl Hub {
         index: Option<(IndexId, Bytes, Arc<Layout>)>,
         name: String,
     ) {
+        let place = holder.name();
+        // What was at this place before is no longer there.
+        self.unserve(|holder| holder.name() == place);
         self.serving.add(holder);
         let Some((id, bytes, layout)) = index else { return };
         let holdings = self.serving.holdings(&layout);
         let local = self.local(id);
         local.name = name;
+        local.place = Some(place);
         local.foreign = false;
         local.bytes = Some(bytes);
         local.layout = Some(layout.clone());
@@ -232,5 +254,29 @@ impl Hub {
         self.serving.know(id, layout);
         self.announce_local(id);
         self.doors.provide(id);
+    }
+
+    /// Serves no longer from those for which `unwanted` holds. Their indexes stay while a neighbour takes part, with what
+    /// is held elsewhere.
+    pub(super) fn unserve(&mut self, unwanted: impl Fn(&dyn Holder) -> bool) {
+        let gone = self.serving.remove(unwanted);
+        if gone.is_empty() {
+            return;
+        }
+        tracing::info!(?gone, "served no longer");
+        let mut changed = Vec::new();
+        for (index, local) in &mut self.locals {
+            let Some(layout) = local.layout.as_ref().filter(|_| local.fetching.is_none()) else { continue };
+            local.holdings = self.serving.holdings(layout);
+            if local.place.take_if(|place| gone.contains(place)).is_some() {
+                local.name = String::new();
+                local.foreign = true;
+                self.doors.withdraw(*index);
+            }
+            changed.push(*index);
+        }
+        for index in changed {
+            self.announce_local(index);
+        }
     }
 }

@@ -1,6 +1,6 @@
 //! Sessions: who is dialled, which session is kept where two nodes dial each other, and signs of life.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,6 +8,7 @@ use std::time::Duration;
 use proto::limits::EXCHANGES_PER_PEER;
 use proto::message::Hello;
 use proto::{Holdings, IndexId, Message, NodeId};
+use tokio::sync::Semaphore;
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
@@ -19,8 +20,13 @@ use crate::node::outbox::SessionSender;
 use crate::node::serve::{Wants, serve};
 use crate::node::session::{self, Session};
 
-/// Sessions at a time.
+/// Sessions at a time, and with nodes at one address that came by themselves.
 const SESSIONS: usize = 96;
+const SESSIONS_OF_ONE: usize = 32;
+/// Nodes known as candidates; later ones are not tried.
+const CANDIDATES: usize = 8192;
+/// Nodes remembered as banned; a node that wants to come back has to make a new key anyway.
+const BANNED: usize = 4096;
 /// Bytes of chunks that wait to be sent on one session.
 const QUEUED_BYTES: usize = 1 << 20;
 /// Dials at a time.
@@ -44,6 +50,8 @@ pub(super) struct Neighbour {
     pub(super) since: Instant,
     pub(super) rosters: BTreeMap<IndexId, Roster>,
     pub(super) wants: Arc<Wants>,
+    /// Index files on their way to it, each with a permit.
+    pub(super) giving: Arc<Semaphore>,
     pub(super) received: u64,
     pub(super) sender: SessionSender,
     dialled: bool,
@@ -67,7 +75,6 @@ pub(super) struct Roster {
 pub(super) struct Dials {
     known: BTreeMap<NodeId, Candidate>,
     under_way: usize,
-    bootstrap: VecDeque<(SocketAddr, Instant, Duration)>,
 }
 
 struct Candidate {
@@ -104,13 +111,11 @@ impl Drop for Neighbour {
 }
 
 impl Hub {
-    pub(super) fn dial_bootstrap(&mut self) {
+    pub(super) fn dial_known(&mut self) {
         let known = self.doors.known.latest_first();
         for peer in known.into_iter().take(8) {
             self.candidate(peer.node, vec![peer.addr], Duration::ZERO);
         }
-        let now = Instant::now();
-        self.dials.bootstrap.extend(self.config.bootstrap.iter().map(|addr| (*addr, now, REDIAL)));
         self.tend_sessions();
     }
 
@@ -134,11 +139,26 @@ impl Hub {
         if node == self.me || self.banned.contains(&node) || addresses.is_empty() {
             return;
         }
+        if self.dials.known.len() >= CANDIDATES && !self.dials.known.contains_key(&node) {
+            return;
+        }
         address::order(&mut addresses);
         let next = Instant::now() + after;
         let new = Candidate { addresses: Vec::new(), next, pause: REDIAL, attempt: 0, dialling: false };
         let candidate = self.dials.known.entry(node).or_insert(new);
-        candidate.addresses = addresses;
+        if candidate.addresses != addresses {
+            candidate.addresses = addresses;
+            candidate.pause = REDIAL;
+            candidate.next = candidate.next.min(next);
+        }
+    }
+
+    /// Writes down who is there now.
+    pub(super) fn note_known(&mut self) {
+        for (id, neighbour) in self.neighbours.iter().filter(|(_, neighbour)| neighbour.hello.session_port != 0) {
+            self.doors.note_known(*id, at_port(neighbour.addr, neighbour.hello.session_port));
+        }
+        self.doors.save_known();
     }
 
     pub(super) fn tend_sessions(&mut self) {
@@ -160,69 +180,72 @@ impl Hub {
 
     fn dial_due(&mut self) {
         let now = Instant::now();
-        let mut due = Vec::new();
-        for (id, candidate) in &mut self.dials.known {
-            let room = self.dials.under_way + due.len() < DIALS && self.neighbours.len() < SESSIONS;
-            if room && !candidate.dialling && candidate.next <= now && !self.neighbours.contains_key(id) {
-                candidate.dialling = true;
-                let addr = candidate.addresses[candidate.attempt % candidate.addresses.len()];
-                candidate.attempt += 1;
-                due.push((Some(*id), addr));
-            }
+        if self.dials.under_way >= DIALS || self.neighbours.len() >= SESSIONS {
+            return;
         }
-        for _ in 0..self.dials.bootstrap.len() {
-            let Some((addr, next, pause)) = self.dials.bootstrap.pop_front() else { break };
-            let there = self.neighbours.values().any(|neighbour| neighbour.addr == addr);
-            if next <= now && !there && self.dials.under_way + due.len() < DIALS {
-                due.push((None, addr));
-                self.dials.bootstrap.push_back((addr, now + pause, (pause * 2).min(LAST_REDIAL)));
-            } else {
-                self.dials.bootstrap.push_back((addr, next, pause));
-            }
-        }
-        for (node, addr) in due {
+        let waiting = self.dials.known.iter().filter(|(id, candidate)| {
+            !candidate.dialling && candidate.next <= now && !self.neighbours.contains_key(id)
+        });
+        // Who waits longest comes first, so that those that never answer do not keep others from their turn.
+        let mut due: Vec<_> = waiting.map(|(id, candidate)| (candidate.next, *id)).collect();
+        due.sort_unstable();
+        due.truncate(DIALS - self.dials.under_way);
+        for (_, node) in due {
+            let Some(candidate) = self.dials.known.get_mut(&node) else { continue };
+            candidate.dialling = true;
+            let addr = candidate.addresses[candidate.attempt % candidate.addresses.len()];
+            candidate.attempt += 1;
             self.dials.under_way += 1;
             let (config, events) = (self.session_config.clone(), self.events.clone());
             tokio::spawn(async move {
-                let event = match session::connect(addr, node, &config).await {
-                    Ok(session) => Event::Opened { session: Box::new(session), dialled: true },
-                    Err(error) => Event::DialFailed { node, addr, error: error.to_string() },
-                };
-                let _ = events.send(event).await;
+                let opened = session::connect(addr, Some(node), &config).await;
+                let error = opened.as_ref().err().map(ToString::to_string);
+                if events.send(Event::Dialled { node, addr, error }).await.is_err() {
+                    return;
+                }
+                if let Ok(session) = opened {
+                    let _ = events.send(Event::Opened { session: Box::new(session), dialled: true }).await;
+                }
             });
         }
     }
 
-    pub(super) fn dial_failed(&mut self, node: Option<NodeId>, addr: SocketAddr, error: &str) {
+    /// A dial ended, with a session that is told next, or with an error.
+    pub(super) fn dialled(&mut self, node: NodeId, addr: SocketAddr, error: Option<&str>) {
         self.dials.under_way = self.dials.under_way.saturating_sub(1);
-        tracing::debug!(%addr, error, "no session");
-        if let Some(candidate) = node.and_then(|node| self.dials.known.get_mut(&node)) {
+        if let Some(candidate) = self.dials.known.get_mut(&node) {
             candidate.dialling = false;
             candidate.next = Instant::now() + candidate.pause;
             candidate.pause = (candidate.pause * 2).min(LAST_REDIAL);
         }
-        if let Some(node) = node {
+        let Some(error) = error else { return };
+        tracing::debug!(%addr, error, "no session");
+        if !self.neighbours.contains_key(&node) {
             self.doors.verify(node);
         }
     }
 
     pub(super) fn opened(&mut self, session: Session, dialled: bool) {
         let Session { remote, hello, remote_addr, mut reader, sender } = session;
-        if dialled {
-            self.dials.under_way = self.dials.under_way.saturating_sub(1);
-        }
         if let Some(candidate) = self.dials.known.get_mut(&remote) {
-            candidate.dialling = false;
             candidate.pause = REDIAL;
             candidate.next = Instant::now() + REDIAL;
         }
-        if self.banned.contains(&remote) || (self.neighbours.len() >= SESSIONS && !dialled) {
+        let of_one = || self.neighbours.values().filter(|other| other.addr.ip() == remote_addr.ip()).count();
+        let full = !dialled
+            && !self.neighbours.contains_key(&remote)
+            && (self.neighbours.len() >= SESSIONS || of_one() >= SESSIONS_OF_ONE);
+        if self.banned.contains(&remote) || full {
             sender.close("not wanted");
             return;
         }
         if let Some(other) = self.neighbours.get(&remote) {
-            // Both sides keep the session that the node with the lower id dialled.
-            let keep_new = dialled == (self.me < remote) && other.dialled != dialled;
+            let keep_new = match other.since.elapsed() < session::OPENING {
+                // Both dialled at once: both keep the session that the node with the lower id dialled.
+                true => dialled == (self.me < remote) && other.dialled != dialled,
+                // Nobody dials a node with which it has a session: the other side lost this one, and we do not know yet.
+                false => !dialled,
+            };
             if !keep_new {
                 sender.close("there is a session already");
                 return;
@@ -258,10 +281,7 @@ impl Hub {
         let now = Instant::now();
         tracing::info!(node = ?remote, addr = %remote_addr, agent = hello.agent, "session");
         if hello.dht_port != 0 {
-            self.doors.add_dht_peer(remote, SocketAddr::new(remote_addr.ip(), hello.dht_port));
-        }
-        if hello.session_port != 0 {
-            self.doors.note_known(remote, SocketAddr::new(remote_addr.ip(), hello.session_port));
+            self.doors.add_dht_peer(remote, at_port(remote_addr, hello.dht_port));
         }
         let neighbour = Neighbour {
             serial,
@@ -270,6 +290,7 @@ impl Hub {
             since: now,
             rosters: BTreeMap::new(),
             wants,
+            giving: Arc::new(Semaphore::new(EXCHANGES_PER_PEER)),
             received: 0,
             sender,
             dialled,
@@ -278,6 +299,7 @@ impl Hub {
             tasks: [reading.abort_handle(), serving.abort_handle()],
         };
         self.neighbours.insert(remote, neighbour);
+        self.session_config.connected.insert(remote);
         self.introduce(remote);
     }
 
@@ -299,6 +321,7 @@ impl Hub {
     /// Ends the session and takes the neighbour out of everything.
     pub(super) fn close(&mut self, id: NodeId, reason: &str) {
         let Some(neighbour) = self.neighbours.remove(&id) else { return };
+        self.session_config.connected.remove(&id);
         neighbour.sender.close(reason);
         if let Some(candidate) = self.dials.known.get_mut(&id) {
             candidate.next = candidate.next.max(Instant::now() + COURTESY);
@@ -312,6 +335,9 @@ impl Hub {
     /// Ends the session and accepts no other with that node.
     pub(super) fn ban(&mut self, id: NodeId) {
         tracing::info!(node = ?id, "banned: it sent a chunk that was not what it said");
+        if self.banned.len() >= BANNED {
+            self.banned.pop_first();
+        }
         self.banned.insert(id);
         self.dials.known.remove(&id);
         self.close(id, "sent a corrupt chunk");
@@ -330,9 +356,16 @@ impl Hub {
 
     pub(super) async fn say_goodbye(&mut self) {
         let anybody = !self.neighbours.is_empty();
+        self.note_known();
         for (_, neighbour) in std::mem::take(&mut self.neighbours) {
             neighbour.sender.close("shutting down");
         }
         let _ = tokio::time::timeout(GOODBYE, self.doors.close(anybody)).await;
     }
+}
+
+/// Another port of the same host; a link-local address keeps its interface.
+fn at_port(mut addr: SocketAddr, port: u16) -> SocketAddr {
+    addr.set_port(port);
+    addr
 }
