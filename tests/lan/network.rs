@@ -2,7 +2,7 @@
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::support::lan::{Cut, Lan, ORIGIN, Plan};
 use crate::support::{Need, require};
@@ -46,6 +46,25 @@ fn the_lan_floods_multicast_within_a_segment_and_cuts_silently() {
     let want = 500_000 * asked.len() as u64;
     assert!((want..want + want / 5).contains(&sent), "the counter says {sent} bytes, wanted {want} and headers");
     drop(listeners);
+}
+
+#[test]
+fn a_far_origin_is_as_far_as_planned_and_its_bytes_are_counted() {
+    if !require(&[Need::Namespaces, Need::Program("nginx")]) {
+        return;
+    }
+    let lan = Lan::new(Plan::hosts(&[1]).origin_mbit(100).lan_mbit(200).origin_delay_ms(20));
+    let www = tempfile::tempdir().unwrap();
+    std::fs::write(www.path().join("file"), vec![7; 500_000]).unwrap();
+    let _origin = lan.origin(www.path());
+    let began = Instant::now();
+    assert!(reaches(&lan, 1, &format!("{ORIGIN}:80")));
+    // There and back.
+    assert!(began.elapsed() >= Duration::from_millis(40), "{:?}", began.elapsed());
+    let before = lan.origin_payload_sent();
+    assert!(reaches_origin(&lan, 1));
+    let sent = lan.origin_payload_sent() - before;
+    assert!((500_000..520_000).contains(&sent), "the counter says {sent} bytes for a file of 500000");
 }
 
 fn reaches(lan: &Lan, from: usize, to: &str) -> bool {

@@ -8,6 +8,8 @@
 //! Multicast stays inside a segment (a bridge that floods it); the router joins the segments for everything else. Hosts
 //! are cut off at the switch and silently: no process sees an error, only packets that never arrive.
 
+mod delay;
+mod link;
 mod origin;
 
 use std::os::fd::AsFd;
@@ -16,7 +18,7 @@ use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-pub use origin::{Origin, Request};
+pub use origin::{Origin, Request, nginx};
 
 use super::process::{Process, caswarm};
 
@@ -28,12 +30,14 @@ pub const ORIGIN: &str = "10.79.0.2";
 pub struct Plan {
     /// Machines in each segment; the hosts are numbered from 1 through all of them.
     pub segments: &'static [usize],
-    /// Rate of the origin's link towards the LAN, Mbit/s; None: as fast as it goes.
+    /// Rate of the origin's link, towards the LAN and back, Mbit/s; None: as fast as it goes.
     pub origin_mbit: Option<u32>,
     /// Whether the hosts speak IPv6 and nothing else; the origin is then out of their reach.
     pub ipv6: bool,
-    /// Rate at which each host can send, Mbit/s; None: as fast as it goes.
+    /// Rate at which each host can send, and receive, Mbit/s; None: as fast as it goes.
     pub lan_mbit: Option<u32>,
+    /// How long a packet takes from the origin to the router, and from there to the origin, in milliseconds.
+    pub origin_delay_ms: u32,
 }
 
 impl Plan {
@@ -44,7 +48,7 @@ impl Plan {
 
     /// So many machines in each segment, nothing shaped.
     pub const fn segments(segments: &'static [usize]) -> Self {
-        Self { segments, ipv6: false, origin_mbit: None, lan_mbit: None }
+        Self { segments, ipv6: false, origin_mbit: None, lan_mbit: None, origin_delay_ms: 0 }
     }
 
     /// The same, where the hosts have IPv6 addresses only, link-local and unique local ones.
@@ -57,9 +61,14 @@ impl Plan {
         Self { origin_mbit: Some(mbit), ..self }
     }
 
-    /// The same with what each host sends shaped.
+    /// The same with what each host sends and receives shaped.
     pub const fn lan_mbit(self, mbit: u32) -> Self {
         Self { lan_mbit: Some(mbit), ..self }
+    }
+
+    /// The same with an origin that is far away.
+    pub const fn origin_delay_ms(self, ms: u32) -> Self {
+        Self { origin_delay_ms: ms, ..self }
     }
 }
 
@@ -80,6 +89,7 @@ pub struct Lan {
     ipv6: bool,
     hosts: Vec<u8>,
     dir: tempfile::TempDir,
+    to_origin: Option<delay::Cable>,
 }
 
 impl Lan {
@@ -91,7 +101,7 @@ impl Lan {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let name = format!("cw{:x}n{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
         let hosts = plan.segments.iter().zip(1..).flat_map(|(&count, segment)| vec![segment; count]).collect();
-        let lan = Self { name, ipv6: plan.ipv6, hosts, dir: tempfile::tempdir().unwrap() };
+        let mut lan = Self { name, ipv6: plan.ipv6, hosts, dir: tempfile::tempdir().unwrap(), to_origin: None };
         lan.build(plan);
         lan
     }
@@ -138,7 +148,11 @@ impl Lan {
     /// Does something on a host from a thread of this process: sockets that it opens, and threads that it starts, are
     /// the host's.
     pub fn on<T: Send>(&self, host: usize, work: impl FnOnce() -> T + Send) -> T {
-        let namespace = std::fs::File::open(Path::new("/run/netns").join(self.ns(&format!("h{host}")))).unwrap();
+        self.at(&format!("h{host}"), work)
+    }
+
+    fn at<T: Send>(&self, node: &str, work: impl FnOnce() -> T + Send) -> T {
+        let namespace = std::fs::File::open(Path::new("/run/netns").join(self.ns(node))).unwrap();
         std::thread::scope(|scope| {
             let entered = scope.spawn(move || {
                 let network = Some(rustix::thread::LinkNameSpaceType::Network);
@@ -197,6 +211,12 @@ impl Lan {
         links[0]["stats64"]["tx"]["bytes"].as_u64().unwrap_or_else(|| panic!("no counter in {shown}"))
     }
 
+    /// Bytes that the origin has sent so far into its link, which has to be shaped: what TCP carried, exact to the
+    /// segment.
+    pub fn origin_payload_sent(&self) -> u64 {
+        link::payload_sent(&self.ns("origin"), "eth0")
+    }
+
     /// What `ip netns exec` mounts over `/etc`.
     fn etc(&self, node: &str) -> PathBuf {
         Path::new("/etc/netns").join(self.ns(node))
@@ -224,7 +244,7 @@ impl Lan {
         ["sw", "rt", "origin"].map(str::to_owned).into_iter().chain(hosts).collect()
     }
 
-    fn build(&self, plan: Plan) {
+    fn build(&mut self, plan: Plan) {
         for node in self.nodes() {
             output(Command::new("ip").args(["netns", "add", &self.ns(&node)]));
             let forward = u8::from(node == "rt");
@@ -247,7 +267,10 @@ impl Lan {
             let (a, b) = (self.ns(a), self.ns(b));
             format!("link add {at} netns {a} type veth peer name {bt} netns {b}\n")
         };
-        let mut links = link("origin", "eth0", "rt", "wan") + &link("sw", "sink", "sw", "hole");
+        let mut links = link("sw", "sink", "sw", "hole");
+        if plan.origin_delay_ms == 0 {
+            links += &link("origin", "eth0", "rt", "wan");
+        }
         let mut switch = "link set sink up\nlink set hole up\n".to_owned();
         let mut router = "addr add 10.79.0.1/24 dev wan\nlink set wan up\n".to_owned();
         for segment in 1..=plan.segments.len() {
@@ -264,18 +287,31 @@ impl Lan {
             switch += &format!("link set p{host} master br{} up\n", self.hosts[host - 1]);
         }
         batch("ip", &[], &links);
+        if plan.origin_delay_ms > 0 {
+            let ends = [("origin", "eth0"), ("rt", "wan")].map(|(node, device)| self.at(node, || delay::end(device)));
+            self.to_origin = Some(delay::Cable::join(ends, Duration::from_millis(plan.origin_delay_ms.into())));
+        }
         self.ip("sw", &switch);
         self.ip("rt", &router);
         self.ip("origin", "addr add 10.79.0.2/24 dev eth0\nlink set eth0 up\nroute add default via 10.79.0.1\n");
         for host in self.hosts() {
             self.configure(host);
         }
-        let hosts = self.hosts().map(|host| (format!("h{host}"), plan.lan_mbit));
-        for (node, mbit) in hosts.chain([("origin".to_owned(), plan.origin_mbit)]) {
-            if let Some(mbit) = mbit {
-                self.tc(&node, &shape(mbit));
+        if let Some(mbit) = plan.lan_mbit {
+            for host in self.hosts() {
+                self.shape(&format!("h{host}"), "eth0", mbit);
+                self.shape("sw", &format!("p{host}"), mbit);
             }
         }
+        if let Some(mbit) = plan.origin_mbit {
+            self.shape("origin", "eth0", mbit);
+            self.shape("rt", "wan", mbit);
+        }
+    }
+
+    fn shape(&self, node: &str, device: &str, mbit: u32) {
+        self.ip(node, &link::prepare(device));
+        self.tc(node, &link::shape(device, mbit));
     }
 
     /// Gives a host its addresses and routes.
@@ -326,6 +362,7 @@ impl Lan {
 impl Drop for Lan {
     fn drop(&mut self) {
         self.end_processes();
+        self.to_origin = None;
         for node in self.nodes() {
             let _ = Command::new("ip").args(["netns", "del", &self.ns(&node)]).stderr(Stdio::null()).status();
             let _ = std::fs::remove_dir_all(self.etc(&node));
@@ -344,14 +381,6 @@ pub fn wait_until(what: &str, patience: Duration, mut holds: impl FnMut() -> boo
         assert!(Instant::now() < deadline, "after {patience:?} still not: {what}");
         std::thread::sleep(Duration::from_millis(10));
     }
-}
-
-fn shape(mbit: u32) -> String {
-    format!(
-        "qdisc add dev eth0 root handle 1: htb default 1\n\
-         class add dev eth0 parent 1: classid 1:1 htb rate {mbit}mbit burst 128k\n\
-         qdisc add dev eth0 parent 1:1 bfifo limit 512k\n"
-    )
 }
 
 fn output(command: &mut Command) -> String {

@@ -36,13 +36,8 @@ impl Request {
 
 impl Origin {
     pub(super) fn start(lan: &Lan, root: &Path, dir: &Path) -> Self {
-        std::fs::create_dir_all(dir.join("tmp")).unwrap();
         let log = dir.join("access.log");
-        let config = dir.join("nginx.conf");
-        std::fs::write(&config, configuration(root, dir)).unwrap();
-        let mut nginx = Command::new(find_program("nginx").unwrap());
-        nginx.arg("-p").arg(dir).arg("-c").arg(&config).arg("-e").arg(dir.join("error.log"));
-        let mut nginx = Process::spawn(&mut lan.inside("origin", &nginx));
+        let mut nginx = Process::spawn(&mut lan.inside("origin", &nginx(root, dir, "80")));
         let listening = || {
             let mut list = lan.inside("origin", Command::new("cat").arg("/proc/net/tcp"));
             let listening =
@@ -80,6 +75,16 @@ impl Origin {
     }
 }
 
+/// A command that runs nginx in the foreground to publish `root` at an address, with all that it writes in `dir`.
+pub fn nginx(root: &Path, dir: &Path, listen: &str) -> Command {
+    std::fs::create_dir_all(dir.join("tmp")).unwrap();
+    let config = dir.join("nginx.conf");
+    std::fs::write(&config, configuration(root, dir, listen)).unwrap();
+    let mut nginx = Command::new(find_program("nginx").unwrap());
+    nginx.arg("-p").arg(dir).arg("-c").arg(&config).arg("-e").arg(dir.join("error.log"));
+    nginx
+}
+
 fn parse(line: &str) -> Option<Request> {
     let mut words = line.splitn(4, ' ');
     Some(Request {
@@ -90,7 +95,7 @@ fn parse(line: &str) -> Option<Request> {
     })
 }
 
-fn configuration(root: &Path, dir: &Path) -> String {
+fn configuration(root: &Path, dir: &Path, listen: &str) -> String {
     let (root, dir) = (root.display(), dir.display());
     let temporary: String = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
         .map(|what| format!("{what}_temp_path {dir}/tmp;\n"))
@@ -100,6 +105,6 @@ fn configuration(root: &Path, dir: &Path) -> String {
          events {{ worker_connections 1024; }}\n\
          http {{\nlog_format plain '$remote_addr $status $body_bytes_sent $uri';\naccess_log {dir}/access.log plain;\n\
          sendfile on;\nkeepalive_requests 100000;\n{temporary}\
-         server {{ listen 80; root {root}; }}\n}}\n"
+         server {{ listen {listen}; root {root}; }}\n}}\n"
     )
 }
