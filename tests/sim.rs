@@ -15,11 +15,22 @@
 //! - announcing what is still being verified: every test (announced what is not held);
 //! - an election that is not the same on all nodes: a group claimed by another than its owner;
 //! - a silent peer still counted as a holder: silent peers, where nothing comes any more;
-//! - going on with a group that a higher score claimed: the older image's copies (the weakest catch);
-//! - a request made and the position still missing: every test (the books, asked twice).
+//! - a request made and the position still missing: every test (the books, asked twice);
+//! - a late request repeated at the same peer, a busy peer asked again at once: asked twice, asked while busy;
+//! - a suspect node never forgiven: the origin that fails for a while (its copies);
+//! - the origin asked for all that fits at once: most tests (its copies);
+//! - no bound on what one peer owes: the bytes outstanding at it;
+//! - a peer that talks and never answers still counted as a holder: the talking peer (nothing comes any more).
+//!
+//! These are caught by the unit tests of `proto` beside the code, and here weakly or not at all: going on with a group
+//! that a higher score claimed; everybody the owner of every group; all who are idle taking the same group; a claim of
+//! the short last group that never ends; an origin that is asked as much while it fails; `Origin` not believed; a late
+//! origin not replaced by a neighbour; `Have` that adds and does not replace; one outage counted as many failures;
+//! a peer that failed to answer once never asked again.
 
 mod cases;
 mod checks;
+mod liars;
 mod links;
 mod machine;
 mod misbehaviour;

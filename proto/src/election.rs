@@ -37,3 +37,6 @@ impl Election {
         self.keyed.hash(&bytes)
     }
 }
+
+#[cfg(test)]
+mod tests;

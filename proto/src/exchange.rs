@@ -146,6 +146,8 @@ pub struct Exchange {
     decided_at: Time,
     looked_at: Time,
     polled_at: Time,
+    /// How long the origin was left alone for newcomers, in all.
+    waited: Duration,
     banned: BTreeSet<NodeId>,
     finished: bool,
     out: VecDeque<Output>,
@@ -196,6 +198,7 @@ impl Exchange {
             decided_at: now,
             looked_at: now,
             polled_at: now,
+            waited: Duration::ZERO,
             banned: BTreeSet::new(),
             finished: false,
             out: VecDeque::new(),
@@ -280,3 +283,6 @@ fn unshared(lengths: &[u32]) -> BTreeSet<u32> {
     let long = |(_, length): &(usize, &u32)| **length > limits::SHARED_CHUNK_BYTES;
     lengths.iter().enumerate().filter(long).map(|(position, _)| group_of(position as Position)).collect()
 }
+
+#[cfg(test)]
+mod tests;

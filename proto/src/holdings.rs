@@ -112,3 +112,6 @@ impl<'de> Deserialize<'de> for Holdings {
         deserializer.deserialize_bytes(Bytes)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -15,6 +15,8 @@ const GRACE: Duration = Duration::from_millis(400);
 const TURN: Duration = Duration::from_millis(1500);
 /// How long a neighbour has to deliver the index.
 const DELIVERY: Duration = Duration::from_secs(5);
+/// So often a neighbour is asked, however often it leaves, comes back and says that it has the index.
+const TRIES: u32 = 3;
 /// The ordinal under which the election is held: no group has it.
 const INDEX_GROUP: u32 = u32::MAX;
 
@@ -37,7 +39,8 @@ pub struct IndexRace {
     turn_at: Time,
     /// Neighbours in the exchange: whether they have the index.
     peers: BTreeMap<NodeId, bool>,
-    failed: Vec<NodeId>,
+    /// How often each was asked; a neighbour that left and came back is the same.
+    tries: BTreeMap<NodeId, u32>,
     asked: Option<(NodeId, Time)>,
     asked_origin: bool,
 }
@@ -52,7 +55,7 @@ impl IndexRace {
             opens_at: now + GRACE,
             turn_at: now + GRACE,
             peers: BTreeMap::new(),
-            failed: Vec::new(),
+            tries: BTreeMap::new(),
             asked: None,
             asked_origin: false,
         }
@@ -65,13 +68,16 @@ impl IndexRace {
 
     /// A neighbour is gone.
     pub fn left(&mut self, peer: NodeId) {
-        self.peers.remove(&peer);
         self.peer_failed(peer);
+        self.peers.remove(&peer);
     }
 
-    /// A neighbour does not have the index after all, or sent something else.
+    /// A neighbour does not have the index after all, or sent something else: it is not asked until it says again that
+    /// it has it.
     pub fn peer_failed(&mut self, peer: NodeId) {
-        self.failed.push(peer);
+        if let Some(has) = self.peers.get_mut(&peer) {
+            *has = false;
+        }
         if self.asked.is_some_and(|(asked, _)| asked == peer) {
             self.asked = None;
         }
@@ -85,8 +91,8 @@ impl IndexRace {
             }
             self.peer_failed(peer);
         }
-        let owner = self.peers.iter().find(|(peer, has)| **has && !self.failed.contains(peer));
-        if let Some((&peer, _)) = owner {
+        if let Some(peer) = self.holder() {
+            *self.tries.entry(peer).or_default() += 1;
             self.asked = Some((peer, now));
             return Some(Step::AskPeer(peer));
         }
@@ -105,6 +111,14 @@ impl IndexRace {
     pub fn poll_timeout(&self, now: Time) -> Time {
         let next = if now < self.opens_at { self.opens_at } else { now + Duration::from_millis(100) };
         next.min(now + Duration::from_millis(100))
+    }
+
+    /// The neighbour to ask: one that was asked least, each node preferring another, so that a crowd does not ask the same.
+    fn holder(&self) -> Option<NodeId> {
+        let own = u32::from_le_bytes([self.me.0[0], self.me.0[1], self.me.0[2], self.me.0[3]]);
+        let tries = |peer: &NodeId| self.tries.get(peer).copied().unwrap_or(0);
+        let holders = self.peers.iter().filter(|(peer, has)| **has && tries(peer) < TRIES).map(|(peer, _)| *peer);
+        holders.min_by_key(|peer| (tries(peer), self.election.score(peer, own)))
     }
 
     /// How many neighbours come before this node in the election.
@@ -133,16 +147,76 @@ mod tests {
         assert_eq!(race.poll(ms(9000)), None);
     }
 
+    fn asked(race: &mut IndexRace, at: u64) -> Option<NodeId> {
+        match race.poll(ms(at)) {
+            Some(Step::AskPeer(peer)) => Some(peer),
+            _ => None,
+        }
+    }
+
     #[test]
     fn a_neighbour_that_has_the_index_is_asked_at_once_and_the_next_when_it_fails() {
         let mut race = IndexRace::new(ME, &INDEX, true, ms(0));
         race.joined(NodeId([2; 32]), true);
         race.joined(NodeId([3; 32]), true);
-        assert_eq!(race.poll(ms(1)), Some(Step::AskPeer(NodeId([2; 32]))));
-        race.peer_failed(NodeId([2; 32]));
-        assert_eq!(race.poll(ms(2)), Some(Step::AskPeer(NodeId([3; 32]))));
+        let first = asked(&mut race, 1).unwrap();
+        assert_eq!(race.poll(ms(2)), None, "one at a time");
+        race.peer_failed(first);
+        let second = asked(&mut race, 3).unwrap();
+        assert_ne!(first, second);
         assert_eq!(race.poll(ms(4000)), None);
         assert_eq!(race.poll(ms(6000)), Some(Step::AskOrigin), "a silent neighbour is given up");
+    }
+
+    #[test]
+    fn a_neighbour_that_left_and_came_back_is_asked_again_but_not_for_ever() {
+        let mut race = IndexRace::new(ME, &INDEX, true, ms(0));
+        let peer = NodeId([2; 32]);
+        for times in 0..10 {
+            race.joined(peer, true);
+            assert_eq!(asked(&mut race, 1).is_some(), times < TRIES, "{times}");
+            race.left(peer);
+        }
+        assert_eq!(race.poll(ms(400)), Some(Step::AskOrigin));
+    }
+
+    #[test]
+    fn one_that_fails_again_and_again_does_not_keep_the_turn_from_another() {
+        let mut race = IndexRace::new(ME, &INDEX, true, ms(0));
+        race.joined(NodeId([3; 32]), true);
+        let mut asked_first = asked(&mut race, 0).unwrap();
+        for peer in [2, 3, 4] {
+            race.joined(NodeId([peer; 32]), true);
+        }
+        let mut seen = std::collections::BTreeSet::new();
+        for at in 1..=3 {
+            race.peer_failed(asked_first);
+            race.joined(asked_first, true);
+            seen.insert(asked_first);
+            asked_first = asked(&mut race, at).unwrap();
+        }
+        assert_eq!(seen.len(), 3, "each was asked before any was asked twice");
+    }
+
+    #[test]
+    fn many_nodes_do_not_all_ask_the_same_of_several_that_have_it() {
+        let mut asks = BTreeMap::new();
+        for me in 10..50 {
+            let mut race = IndexRace::new(NodeId([me; 32]), &INDEX, true, ms(0));
+            (1..=4).for_each(|peer| race.joined(NodeId([peer; 32]), true));
+            *asks.entry(asked(&mut race, 1)).or_insert(0) += 1;
+        }
+        assert!(asks.len() == 4 && asks.values().all(|asks| *asks < 20), "{asks:?}");
+    }
+
+    #[test]
+    fn who_has_no_origin_asks_none() {
+        let mut race = IndexRace::new(ME, &INDEX, false, ms(0));
+        assert_eq!(race.poll(ms(60_000)), None);
+        race.joined(NodeId([2; 32]), false);
+        assert_eq!(race.poll(ms(60_001)), None);
+        race.joined(NodeId([2; 32]), true);
+        assert!(asked(&mut race, 60_002).is_some());
     }
 
     #[test]

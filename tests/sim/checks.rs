@@ -27,6 +27,7 @@ pub fn output(machine: &Machine, output: &Output, stored: &[u32], now: Time, pee
                 "an ask of {}",
                 positions.len()
             );
+            assert!(machine.busy.get(&peer).is_none_or(|until| now >= *until), "asked {peer}, which is busy");
             let told = &machine.told[&peer];
             for position in positions {
                 assert!(!held.contains(*position), "asked for {position}, which is held");

@@ -42,6 +42,14 @@ pub enum Kind {
     Garbage,
     /// Says that it fetches everything from the origin, and fetches nothing.
     Claiming,
+    /// Says that it holds everything, answers nothing, and goes on talking.
+    Talking,
+    /// Says that it holds everything, and answers every request with the first chunk.
+    Repeating,
+    /// Says that it holds everything, and is always too busy.
+    Busy,
+    /// Joins, does not say what it holds, leaves, and comes back.
+    Restless,
 }
 
 impl Spec {
@@ -82,6 +90,8 @@ pub struct Machine {
     /// What was asked of each peer, neither answered nor cancelled.
     pub asked: BTreeMap<usize, BTreeMap<Position, Time>>,
     pub origin_asked: BTreeSet<Position>,
+    /// Until when each peer said that it is too busy.
+    pub busy: BTreeMap<usize, Time>,
     pub announced: RoaringBitmap,
     /// What is to be sent to whom.
     pub queues: BTreeMap<usize, VecDeque<Position>>,
@@ -105,6 +115,7 @@ impl Machine {
             told: BTreeMap::new(),
             asked: BTreeMap::new(),
             origin_asked: BTreeSet::new(),
+            busy: BTreeMap::new(),
             announced: spec.held.clone(),
             queues: BTreeMap::new(),
             served_last: 0,

@@ -9,7 +9,8 @@ use super::network::Network;
 use super::rng::seed;
 use super::scenario::{Outcome, Setup, mbit};
 
-const CHUNKS: usize = 320;
+/// Not a multiple of 16: the last group is a short one.
+const CHUNKS: usize = 325;
 
 fn setup(count: usize) -> Setup {
     let mut setup = Setup::new(seed(3), CHUNKS, vec![Spec::new(mbit(200.0), mbit(200.0)); count], mbit(20.0));
@@ -196,13 +197,13 @@ fn what_neighbours_hold_of_an_older_image_does_not_cross_the_internet() {
 fn whatever_goes_wrong_at_once_every_honest_machine_finishes() {
     for number in 0..12 {
         let mut setup = setup(9);
-        setup.chunks = 160;
+        setup.chunks = 165;
         setup.seed = seed(100 + number);
         let mut rng = super::rng::Rng::new(setup.seed);
         setup.discovery = (Duration::from_millis(1), Duration::from_millis(1500));
         for machine in &mut setup.machines[2..] {
             machine.start = Duration::from_millis(rng.next() % 3000);
-            match rng.next() % 10 {
+            match rng.next() % 14 {
                 0 => machine.kind = Kind::Silent,
                 1 => machine.kind = Kind::Denying,
                 2 => machine.kind = Kind::Garbage,
@@ -211,10 +212,44 @@ fn whatever_goes_wrong_at_once_every_honest_machine_finishes() {
                 5 => machine.stopped = Some((machine.start, machine.start + Duration::from_millis(rng.next() % 3000))),
                 6 => machine.origin = false,
                 7 => *machine = Spec::new(mbit(5.0), mbit(10.0)),
+                8 => machine.kind = Kind::Talking,
+                9 => machine.kind = Kind::Repeating,
+                10 => machine.kind = Kind::Busy,
+                11 => machine.kind = Kind::Restless,
                 _ => {}
             }
         }
         let outcome = run("all at once", setup);
         assert!(outcome.time < 40.0, "{} s, seed {}", outcome.time, 100 + number);
+        assert!(outcome.copies() < 1.6, "{} copies, seed {}", outcome.copies(), 100 + number);
     }
+}
+
+/// All but the machine that is of this `kind` finish in the time of the untroubled and `beyond` seconds.
+fn one_of(kind: Kind, beyond: f64) {
+    let mut setup = setup(6);
+    setup.machines[5].kind = kind;
+    let outcome = run(&format!("one {kind:?}"), setup);
+    assert!(outcome.copies() < 1.1, "{} copies", outcome.copies());
+    assert!(outcome.time < untroubled().time + beyond, "{} s", outcome.time);
+}
+
+#[test]
+fn a_peer_that_talks_and_never_answers_does_not_keep_what_it_was_asked_for() {
+    one_of(Kind::Talking, 15.0);
+}
+
+#[test]
+fn a_peer_that_sends_other_chunks_than_it_was_asked_for_does_not_keep_these() {
+    one_of(Kind::Repeating, 15.0);
+}
+
+#[test]
+fn a_peer_that_is_always_busy_does_not_keep_what_it_says_it_holds() {
+    one_of(Kind::Busy, 15.0);
+}
+
+#[test]
+fn peers_that_come_and_go_do_not_keep_the_others_from_the_origin_for_ever() {
+    one_of(Kind::Restless, 11.0);
 }

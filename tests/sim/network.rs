@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use proto::exchange::{Exchange, OriginAnswer, Output, Source};
 use proto::message::{Encoding, Join};
-use proto::{Holdings, IndexId, Message, NodeId, Position, Time, codec};
+use proto::{IndexId, Message, NodeId, Position, Time, codec};
 use roaring::RoaringBitmap;
 
 use super::checks;
@@ -30,6 +30,7 @@ pub enum Event {
     FromOrigin { to: usize, position: Position, answer: OriginAnswer },
     Verified { at: usize, position: Position, from: Source, right: bool },
     Timer(usize),
+    Talk(usize, usize),
 }
 
 pub struct Network {
@@ -174,7 +175,7 @@ impl Network {
 
     fn step(&mut self, event: Event) {
         let at = match &event {
-            Event::Start(at) | Event::Sent(at) | Event::Timer(at) => *at,
+            Event::Start(at) | Event::Sent(at) | Event::Timer(at) | Event::Talk(at, _) => *at,
             Event::Deliver { to, .. } | Event::FromOrigin { to, .. } => *to,
             Event::Verified { at, .. } | Event::Closed(at, _) => *at,
             Event::Session(a, b) => {
@@ -207,6 +208,7 @@ impl Network {
                 self.machines[at].sending = false;
                 self.send_next(at);
             }
+            Event::Talk(at, peer) => self.talk(at, peer),
             Event::FromOrigin { to, position, answer } => self.origin_answered(to, position, answer),
             Event::Verified { at, position, from, right } => self.verified(at, position, from, right),
             Event::Timer(at) => {
@@ -238,23 +240,15 @@ impl Network {
             self.machines[at].open.insert(peer);
             self.machines[at].told.insert(peer, RoaringBitmap::new());
             self.say(at, peer, Message::Join(Join { index: INDEX, downloads: true, has_index: true }));
-            let machine = &self.machines[at];
-            let everything = Holdings::all(self.stored.len() as u32);
-            let holdings = match (&machine.exchange, machine.spec.kind) {
-                (Some(_), _) => Holdings::from(machine.announced.clone()),
-                (None, Kind::Claiming) => Holdings::new(),
-                (None, _) => everything,
-            };
-            self.say(at, peer, Message::Have { index: INDEX, holdings });
+            if let Some(holdings) = self.holdings_told(at) {
+                self.say(at, peer, Message::Have { index: INDEX, holdings });
+            }
             if let Some(exchange) = &self.machines[at].exchange
                 && !exchange.origin_reachable()
             {
                 self.say(at, peer, Message::Origin { index: INDEX, reachable: false });
             }
-            if self.machines[at].spec.kind == Kind::Claiming {
-                let groups = (0..(self.stored.len() as u32).div_ceil(16).min(256)).collect();
-                self.say(at, peer, Message::Claim { index: INDEX, groups });
-            }
+            self.lie(at, peer);
         }
         self.drain(b);
     }
@@ -266,6 +260,7 @@ impl Network {
         machine.asked.remove(&peer);
         machine.queues.remove(&peer);
         machine.told.remove(&peer);
+        machine.busy.remove(&peer);
         if let Some(exchange) = &mut machine.exchange {
             exchange.left(id, self.now);
         }
@@ -280,7 +275,7 @@ impl Network {
     }
 
     /// A message other than a chunk: in order between two machines, past the chunks that queue.
-    fn say(&mut self, from: usize, to: usize, message: Message) {
+    pub(super) fn say(&mut self, from: usize, to: usize, message: Message) {
         let bytes = codec::encode(&message).unwrap().len();
         self.outcome.messages += 1;
         self.outcome.message_bytes += bytes as u64;
@@ -327,6 +322,7 @@ impl Network {
                         machine.told.get_mut(&from).map(|told| told.remove(*position));
                     }
                 }
+                machine.busy.insert(from, now + Duration::from_millis(u64::from(retry_ms)));
                 exchange.absent(id, &positions, Duration::from_millis(u64::from(retry_ms)), now);
             }
             Message::Chunk { position, length, .. } => {
@@ -344,21 +340,7 @@ impl Network {
         }
     }
 
-    /// A peer asks for chunks.
-    fn wanted(&mut self, at: usize, peer: usize, positions: &[Position]) {
-        match self.machines[at].spec.kind {
-            Kind::Silent | Kind::Claiming => {}
-            Kind::Denying => {
-                self.say(at, peer, Message::Absent { index: INDEX, positions: positions.to_vec(), retry_ms: 0 });
-            }
-            Kind::Honest | Kind::Garbage => {
-                self.machines[at].queues.entry(peer).or_default().extend(positions);
-                self.send_next(at);
-            }
-        }
-    }
-
-    fn send_next(&mut self, at: usize) {
+    pub(super) fn send_next(&mut self, at: usize) {
         if self.machines[at].sending {
             return;
         }

@@ -3,7 +3,7 @@
 use roaring::RoaringBitmap;
 
 use super::peer::Peer;
-use super::{Exchange, Output, Source};
+use super::{Asked, Exchange, Output, Source};
 use crate::limits::WANT_POSITIONS;
 use crate::{NodeId, Position, Time};
 
@@ -15,7 +15,6 @@ impl Exchange {
     }
 
     pub(super) fn accept(&mut self, position: Position, from: Source, bytes: u64, now: Time) -> bool {
-        self.progress_at = now;
         let asked = self.asked.remove(&position);
         let unwanted = position as usize >= self.lengths.len()
             || self.held.contains(position)
@@ -25,6 +24,7 @@ impl Exchange {
             self.stats.duplicates += 1;
             return false;
         }
+        self.progress_at = now;
         if let Some(asked) = asked {
             self.in_flight = self.in_flight.saturating_sub(asked.bytes);
             for peer in asked.peers.iter().filter(|peer| Source::Peer(**peer) != from) {
@@ -83,6 +83,18 @@ impl Exchange {
             self.askable.insert(position);
         } else {
             self.share.changed();
+        }
+    }
+
+    /// What came for the position was no good: a request to the origin that is in flight still counts, else it is missing.
+    pub(super) fn lost(&mut self, position: Position) {
+        match self.origin.asked_at(position) {
+            Some(at) => {
+                let bytes = self.estimate(position);
+                self.asked.insert(position, Asked { peers: Vec::new(), origin: Some(at), bytes });
+                self.in_flight += bytes;
+            }
+            None => self.miss(position),
         }
     }
 

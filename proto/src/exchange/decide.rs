@@ -24,12 +24,16 @@ pub(super) const LOOK: Duration = Duration::from_millis(50);
 const SLACK: Duration = Duration::from_millis(1500);
 /// Between two looks at everything that is missing, while there is nothing to ask of the origin.
 const LOOK_AGAIN: Duration = Duration::from_millis(500);
-/// A peer that owes answers and is silent for this long does not count as a holder any more.
-const SILENT: Duration = Duration::from_millis(1000);
 /// A neighbour that just came is waited for this long before the origin is asked.
 const NEWCOMER: Duration = Duration::from_millis(1500);
+/// Newcomers are waited for this long in all: some might come and go for ever.
+const NEWCOMERS: Duration = Duration::from_secs(10);
+/// Between two looks at whether a newcomer has said what it holds.
+const NEWCOMER_LOOK: Duration = Duration::from_millis(20);
 /// What the origin has not answered after this is asked of a neighbour, if one has it meanwhile.
 const ORIGIN_LATE: Duration = Duration::from_millis(1000);
+/// After so long without any progress and with nothing to ask, peers that did not answer once are asked again.
+const LAST_RESORT: Duration = Duration::from_secs(2);
 /// Groups that a node is at, at a time, so that a claim means that something is coming.
 const WORK_AHEAD: usize = 2;
 
@@ -148,8 +152,9 @@ impl Exchange {
             return;
         }
         let awaited = |joined: Time| now < joined + NEWCOMER;
-        if self.peers.values().any(|peer| !peer.answered && awaited(peer.joined_at)) {
-            self.origin.hold_until(now + Duration::from_millis(20));
+        if self.waited < NEWCOMERS && self.peers.values().any(|peer| !peer.answered && awaited(peer.joined_at)) {
+            self.waited += NEWCOMER_LOOK;
+            self.origin.hold_until(now + NEWCOMER_LOOK);
             return;
         }
         self.share.refresh(|| self.peers.iter().filter(|(_, peer)| peer.member()).map(|(id, _)| *id).collect());
@@ -157,7 +162,7 @@ impl Exchange {
         while self.origin.room(now) && self.in_flight < self.config.budget {
             let Some(position) = self.next_from_origin(now, &mut claims, &mut started) else { break };
             let bytes = self.estimate(position);
-            self.origin.asked(bytes, now);
+            self.origin.asked(position, bytes, now);
             self.missing.remove(position);
             let asked = self.asked.entry(position).or_default();
             asked.origin = Some(now);
@@ -220,8 +225,7 @@ impl Exchange {
                 peer.suspect = true;
                 self.share.changed();
             }
-            let owes = peer.stalled(now) && peer.silent_for(now) > SILENT.max(peer.late_after() * 2);
-            if !peer.discounted && owes {
+            if !peer.discounted && peer.fails_to_answer(now) {
                 silent.push(*id);
             }
         }
@@ -263,7 +267,7 @@ impl Exchange {
         self.send_asks(asks);
     }
 
-    /// A peer owes answers and has said nothing for long, or refuses everything: it is no holder until it speaks again,
+    /// A peer owes answers and does not give them, or refuses everything: it is no holder until it speaks again,
     /// and what only it was asked for is missing again.
     pub(super) fn distrust(&mut self, id: NodeId, now: Time) {
         let Some(mut peer) = self.peers.remove(&id) else { return };
@@ -276,6 +280,14 @@ impl Exchange {
         }
         self.peers.insert(id, peer);
         self.share.changed();
+    }
+
+    /// Nobody else has what is missing: peers that did not answer once are asked again, each when its time is over.
+    fn recall(&mut self, now: Time) -> bool {
+        let may = |peer: &Peer| peer.discounted && !peer.distrusted(now) && !peer.holdings.is_disjoint(&self.missing);
+        let back: Vec<NodeId> = self.peers.iter().filter(|(_, peer)| may(peer)).map(|(id, _)| *id).collect();
+        back.iter().for_each(|id| self.revive(*id));
+        !back.is_empty()
     }
 
     fn conclude(&mut self, now: Time) {
@@ -291,6 +303,9 @@ impl Exchange {
             return;
         }
         let idle = now.saturating_sub(self.progress_at);
+        if idle >= LAST_RESORT && self.recall(now) {
+            return;
+        }
         let lacking: Vec<Position> = self.missing.iter().filter(|p| self.origin.lacks(*p)).take(5).collect();
         let reason = if !lacking.is_empty() && idle >= self.config.absent_patience {
             GiveUp::Absent(lacking)

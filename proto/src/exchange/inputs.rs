@@ -15,8 +15,11 @@ impl Exchange {
         if peer == self.me || self.banned.contains(&peer) {
             return;
         }
-        self.peers.entry(peer).or_insert_with(|| Peer::new(now)).downloads = downloads;
-        self.share.changed();
+        let known = self.peers.entry(peer).or_insert_with(|| Peer::new(now));
+        if known.downloads != downloads {
+            known.downloads = downloads;
+            self.share.changed();
+        }
     }
 
     /// A peer no longer takes part, or its session ended. Without effect for an unknown peer.
@@ -34,6 +37,7 @@ impl Exchange {
     /// A peer said all that it holds.
     pub fn have(&mut self, peer: NodeId, holdings: &Holdings, now: Time) {
         let Some(mut known) = self.peers.remove(&peer) else { return };
+        let member = known.member();
         self.discount(&mut known);
         known.holdings.clear();
         known.complete = false;
@@ -41,7 +45,9 @@ impl Exchange {
         known.discounted = known.distrusted(now);
         self.peers.insert(peer, known);
         self.have_more(peer, holdings, now);
-        self.share.changed();
+        if self.peers.get(&peer).is_some_and(|known| known.member() != member) {
+            self.share.changed();
+        }
     }
 
     /// A peer said what it holds beyond what it said before.
@@ -75,7 +81,9 @@ impl Exchange {
         for &group in groups {
             if self.share.is_shared(group) {
                 known.claim(group, now);
-                self.share.yield_to(&peer, group);
+                if known.member() {
+                    self.share.yield_to(&peer, group);
+                }
             }
         }
         self.heard(peer, now);
@@ -84,11 +92,13 @@ impl Exchange {
     /// A peer said whether it reaches the origin.
     pub fn peer_origin(&mut self, peer: NodeId, reachable: bool) {
         if let Some(known) = self.peers.get_mut(&peer) {
-            if reachable && !known.origin {
-                self.origin.try_soon();
+            if known.origin == reachable {
+                return;
             }
             known.origin = reachable;
-            if !reachable {
+            if reachable {
+                self.origin.try_soon(self.polled_at);
+            } else {
                 known.claims.clear();
             }
             self.share.changed();
@@ -131,22 +141,24 @@ impl Exchange {
     pub fn arrived(&mut self, position: Position, peer: NodeId, bytes: u64, now: Time) -> bool {
         let Some(known) = self.peers.get_mut(&peer) else { return false };
         known.arrived(position, bytes, now);
-        if known.discounted {
+        let accepted = self.accept(position, Source::Peer(peer), bytes, now);
+        if accepted {
             self.revive(peer);
+        } else {
+            self.heard(peer, now);
         }
-        self.accept(position, Source::Peer(peer), bytes, now)
+        accepted
     }
 
     /// The origin answered a request made by [`Output::AskOrigin`]. The result is as for [`Exchange::arrived`].
     pub fn origin_answered(&mut self, position: Position, answer: OriginAnswer, now: Time) -> bool {
         let was_reachable = self.origin.reachable();
-        let estimate = self.estimate(position);
-        self.origin.answered(position, &answer, estimate, now);
+        self.origin.answered(position, &answer, now);
         let accepted = match answer {
             OriginAnswer::Bytes { bytes, .. } => {
                 let length = self.lengths.get(position as usize).copied().unwrap_or(0);
                 if length > 0 {
-                    self.ratio += (bytes as f64 / f64::from(length) - self.ratio) * 0.05;
+                    self.ratio += ((bytes as f64 / f64::from(length)).min(2.0) - self.ratio) * 0.05;
                 }
                 self.accept(position, Source::Origin, bytes, now)
             }
@@ -188,7 +200,7 @@ impl Exchange {
         self.stats.corrupt += 1;
         if let Some(bytes) = self.checking.remove(&position) {
             self.in_flight = self.in_flight.saturating_sub(bytes);
-            self.miss(position);
+            self.lost(position);
         }
         match from {
             Source::Peer(peer) => {

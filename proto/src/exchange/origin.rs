@@ -49,7 +49,8 @@ pub(super) struct Origin {
     opens_at: Time,
     failures: u32,
     retry: Duration,
-    requests: usize,
+    /// Requests in flight: since when, and the bytes expected.
+    asked: BTreeMap<Position, (Time, u64)>,
     bytes: u64,
     lacks: BTreeMap<Position, u32>,
     delay: Option<f64>,
@@ -68,7 +69,7 @@ impl Origin {
             opens_at,
             failures: 0,
             retry: FIRST_RETRY,
-            requests: 0,
+            asked: BTreeMap::new(),
             bytes: 0,
             lacks: BTreeMap::new(),
             delay: None,
@@ -96,25 +97,33 @@ impl Origin {
             return false;
         }
         if self.failures > 0 {
-            return self.requests == 0;
+            return self.asked.is_empty();
         }
         let ahead = (2.0 * self.rate * self.delay.unwrap_or(0.0).max(LEAST_DELAY)) as u64;
-        self.requests < LEAST_REQUESTS || (self.requests < self.most_requests && self.bytes < ahead.min(MOST_BYTES))
+        let requests = self.asked.len();
+        requests < LEAST_REQUESTS || (requests < self.most_requests && self.bytes < ahead.min(MOST_BYTES))
     }
 
-    pub(super) fn asked(&mut self, bytes: u64, now: Time) {
-        if self.requests == 0 {
+    pub(super) fn asked(&mut self, position: Position, bytes: u64, now: Time) {
+        if self.asked.is_empty() {
             self.window_since = now;
             self.window_bytes = 0;
             self.answered_at = now;
         }
-        self.requests += 1;
-        self.bytes += bytes;
+        if self.asked.insert(position, (now, bytes)).is_none() {
+            self.bytes += bytes;
+        }
     }
 
-    pub(super) fn answered(&mut self, position: Position, answer: &OriginAnswer, estimate: u64, now: Time) {
-        self.requests = self.requests.saturating_sub(1);
-        self.bytes = if self.requests == 0 { 0 } else { self.bytes.saturating_sub(estimate) };
+    /// Since when a request for this position is in flight.
+    pub(super) fn asked_at(&self, position: Position) -> Option<Time> {
+        self.asked.get(&position).map(|(at, _)| *at)
+    }
+
+    pub(super) fn answered(&mut self, position: Position, answer: &OriginAnswer, now: Time) {
+        if let Some((_, bytes)) = self.asked.remove(&position) {
+            self.bytes = self.bytes.saturating_sub(bytes);
+        }
         match *answer {
             OriginAnswer::Bytes { bytes, first_byte } => {
                 self.answered_at = now;
@@ -128,7 +137,12 @@ impl Origin {
                 self.lacks.insert(position, CORRUPT);
             }
             OriginAnswer::Unavailable => {
+                let pausing = !self.reachable() && now < self.opens_at;
                 self.failures += 1;
+                if pausing {
+                    // It was asked before the pause: the same failure, seen once more.
+                    return;
+                }
                 let pause = if self.failures >= FAILURES { self.retry } else { BREATH };
                 if self.failures >= FAILURES {
                     self.retry = (self.retry * 2).min(LAST_RETRY);
@@ -149,12 +163,12 @@ impl Origin {
 
     /// How long requests have been in flight without any answer; zero if there are none.
     pub(super) fn waiting_for(&self, now: Time) -> Duration {
-        if self.requests == 0 { Duration::ZERO } else { now.saturating_sub(self.answered_at) }
+        if self.asked.is_empty() { Duration::ZERO } else { now.saturating_sub(self.answered_at) }
     }
 
     /// Nothing is asked of it at present.
     pub(super) fn idle(&self) -> bool {
-        self.requests == 0
+        self.asked.is_empty()
     }
 
     /// How long so many bytes take at the pace that was measured; a minute where none was.
@@ -163,9 +177,9 @@ impl Origin {
     }
 
     /// It is worth a try before the pause after failures is over.
-    pub(super) fn try_soon(&mut self) {
+    pub(super) fn try_soon(&mut self, now: Time) {
         if self.failures > 0 {
-            self.opens_at = Time::ZERO;
+            self.opens_at = self.opens_at.min(now + BREATH);
             self.retry = FIRST_RETRY;
         }
     }
@@ -191,3 +205,6 @@ impl Origin {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

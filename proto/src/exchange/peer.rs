@@ -31,6 +31,10 @@ const MOST_DENIED: usize = 128;
 const LONGEST_BUSY: Duration = Duration::from_secs(3);
 /// How long a peer that turned out silent or useless has to wait until its word counts again.
 const FIRST_DISTRUST: Duration = Duration::from_secs(2);
+/// A peer that owes answers and is silent for this long does not count as a holder any more.
+const SILENT: Duration = Duration::from_secs(1);
+/// Nor does one that talks and answers nothing for this long; half as long each time that it is found out.
+const LONGEST_MUTE: Duration = Duration::from_secs(5);
 /// Seconds of a peer's pace that are asked ahead.
 const AHEAD: f64 = 0.25;
 /// Bytes a second assumed of a peer that has not sent anything yet.
@@ -64,6 +68,8 @@ pub(super) struct Peer {
     outstanding_bytes: u64,
     spoke_at: Time,
     arrived_at: Time,
+    /// When it last answered a request, or came to owe an answer.
+    served_at: Time,
     claim_progress_at: Time,
     claim_gap: f64,
     rate: Option<f64>,
@@ -94,6 +100,7 @@ impl Peer {
             outstanding_bytes: 0,
             spoke_at: now,
             arrived_at: now,
+            served_at: now,
             claim_progress_at: now,
             claim_gap: 0.0,
             rate: None,
@@ -136,13 +143,13 @@ impl Peer {
         true
     }
 
-    /// It starts on a group. What it claims beyond all measure is not noted.
+    /// It starts on a group. What it claims beyond all measure is not noted, and a claim is not made younger by repeating it.
     pub(super) fn claim(&mut self, group: u32, now: Time) {
         if self.claims.is_empty() {
             self.claim_progress_at = now;
         }
         if self.claims.len() < MOST_CLAIMS {
-            self.claims.insert(group, now);
+            self.claims.entry(group).or_insert(now);
         }
     }
 
@@ -156,12 +163,12 @@ impl Peer {
     pub(super) fn ask(&mut self, position: Position, bytes: u64, now: Time) {
         if self.outstanding.is_empty() {
             self.arrived_at = now;
+            self.served_at = now;
             self.busy_since = now;
             self.busy_bytes = 0;
         }
-        if self.outstanding.insert(position, (now, bytes)).is_none() {
-            self.outstanding_bytes += bytes;
-        }
+        let before = self.outstanding.insert(position, (now, bytes)).map_or(0, |(_, bytes)| bytes);
+        self.outstanding_bytes = self.outstanding_bytes + bytes - before;
     }
 
     /// A request is no longer outstanding; when it was made, or `None` if there was none.
@@ -183,11 +190,12 @@ impl Peer {
                 self.deviation += ((took - self.latency).abs() - self.deviation) * 0.125;
                 self.latency += (took - self.latency) * 0.125;
             }
+            self.served_at = now;
+            self.strikes = 0;
+            self.denied = 0;
+            self.busy_first = None;
         }
         self.arrived_at = now;
-        self.strikes = 0;
-        self.denied = 0;
-        self.busy_first = None;
         self.busy_bytes += bytes;
         let busy = now.saturating_sub(self.busy_since).as_secs_f64();
         if busy >= 0.1 || (self.outstanding.is_empty() && busy > 0.0) {
@@ -231,9 +239,14 @@ impl Peer {
         !self.outstanding.is_empty() && now.saturating_sub(self.arrived_at) > self.late_after()
     }
 
-    /// How long nothing has come from it, of any kind.
-    pub(super) fn silent_for(&self, now: Time) -> Duration {
-        now.saturating_sub(self.arrived_at.max(self.spoke_at))
+    /// Whether it owes answers and is silent, or talks and does not answer.
+    pub(super) fn fails_to_answer(&self, now: Time) -> bool {
+        let late = self.late_after() * 2;
+        let silent_for = now.saturating_sub(self.arrived_at.max(self.spoke_at));
+        let silent = self.stalled(now) && silent_for > SILENT.max(late);
+        let mute_for = now.saturating_sub(self.served_at);
+        let mute = !self.outstanding.is_empty() && mute_for > late.max(LONGEST_MUTE / (1 << self.strikes.min(4)));
+        silent || mute
     }
 
     /// Bytes that may still be asked.
@@ -265,3 +278,6 @@ impl Peer {
         self.downloads && self.answered && self.origin && !self.complete && !self.suspect && !self.discounted
     }
 }
+
+#[cfg(test)]
+mod tests;

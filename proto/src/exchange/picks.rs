@@ -62,3 +62,6 @@ impl Picks {
         self.queue.extend(seen.into_iter().map(|(_, _, position)| position));
     }
 }
+
+#[cfg(test)]
+mod tests;

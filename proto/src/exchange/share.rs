@@ -149,3 +149,6 @@ impl Share {
         groups
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,90 @@
+//! Which positions come first, and that each comes.
+
+use std::collections::BTreeSet;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::IndexId;
+
+fn picks(me: u8) -> Picks {
+    Picks::new(Election::new(&IndexId([7; 32])), NodeId([me; 32]))
+}
+
+/// Takes everything, refilling as long as that brings something.
+fn drain(picks: &mut Picks, mut askable: RoaringBitmap, available: &[u16]) -> Vec<Position> {
+    let mut order = Vec::new();
+    loop {
+        while let Some(position) = picks.next(&askable) {
+            askable.remove(position);
+            order.push(position);
+        }
+        picks.refill(&askable, available);
+        if picks.queue.is_empty() {
+            return order;
+        }
+    }
+}
+
+#[test]
+fn the_rarest_come_first_and_groups_stay_together() {
+    let available: Vec<u16> = (0..128).map(|position| if position / 16 == 5 { 1 } else { 3 }).collect();
+    let order = drain(&mut picks(1), (0..128).collect(), &available);
+    assert_eq!(order[..16], (80..96).collect::<Vec<_>>());
+    assert!(order.chunks(16).all(|part| part.is_sorted() && part[0] / 16 == part[15] / 16), "{order:?}");
+}
+
+#[test]
+fn what_many_hold_is_equally_common() {
+    let available: Vec<u16> = (0..64).map(|position| if position < 16 { COMMON } else { COMMON + 7 }).collect();
+    let order = drain(&mut picks(1), (0..64).collect(), &available);
+    let other = drain(&mut picks(1), (0..64).collect(), &[COMMON; 64]);
+    assert_eq!(order, other);
+}
+
+#[test]
+fn two_nodes_begin_at_different_ends() {
+    let available = vec![1; 64 * 16];
+    let all = || (0..64 * 16).collect::<RoaringBitmap>();
+    let (one, other) = (drain(&mut picks(1), all(), &available), drain(&mut picks(2), all(), &available));
+    assert!(one[..256].iter().filter(|position| other[..256].contains(position)).count() < 160);
+}
+
+#[test]
+fn what_is_no_longer_askable_is_passed_over() {
+    let mut picks = picks(1);
+    picks.refill(&(0..10).collect(), &[1; 10]);
+    assert_eq!(picks.next(&[7].into_iter().collect()), Some(7));
+    assert_eq!(picks.next(&(0..7).collect()), None);
+}
+
+#[test]
+fn an_index_of_nothing_has_no_next() {
+    let mut picks = picks(1);
+    picks.refill(&RoaringBitmap::new(), &[]);
+    assert_eq!(picks.next(&RoaringBitmap::new()), None);
+}
+
+#[test]
+fn a_refill_of_a_large_image_looks_at_a_part_of_it_and_the_next_at_another() {
+    let count = 100_000;
+    let available = vec![1; count as usize];
+    let askable: RoaringBitmap = (0..count).collect();
+    let mut picks = picks(1);
+    let mut seen = BTreeSet::new();
+    for _ in 0..10 {
+        picks.refill(&askable, &available);
+        assert_eq!(picks.queue.len(), KEPT);
+        seen.extend(picks.queue.drain(..));
+    }
+    assert!(seen.len() >= 10 * KEPT - 10, "{} different ones", seen.len());
+}
+
+proptest! {
+    #[test]
+    fn each_askable_position_comes_once(askable in prop::collection::btree_set(0..9000u32, 0..6000), me in any::<u8>()) {
+        let order = drain(&mut picks(me), askable.iter().copied().collect(), &[2; 9000]);
+        prop_assert_eq!(order.len(), askable.len());
+        prop_assert_eq!(order.into_iter().collect::<BTreeSet<_>>(), askable);
+    }
+}

@@ -1,0 +1,142 @@
+//! Whose groups are whose, in which order they come, and who gives way to whom.
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::IndexId;
+
+const INDEX: IndexId = IndexId([7; 32]);
+
+fn node(number: u8) -> NodeId {
+    NodeId([number; 32])
+}
+
+/// The share of one of the nodes 0 to `nodes` where the others are known.
+fn share(me: u8, nodes: u8, groups: u32) -> Share {
+    let mut share = Share::new(node(me), Election::new(&INDEX), groups, BTreeSet::new());
+    share.refresh(|| (0..nodes).filter(|other| *other != me).map(node).collect());
+    share
+}
+
+/// What is wanted of groups of which nothing is there: all their positions.
+fn all_of(groups: u32) -> (impl Fn(u32) -> Vec<Position>, impl Fn() -> Vec<u32>) {
+    (|group| (group * 16..(group + 1) * 16).collect(), move || (0..groups).collect())
+}
+
+/// Starts groups until there are none left; nothing that was started is wanted again.
+fn started(share: &mut Share, groups: u32, taken: impl Fn(u32) -> bool) -> Vec<u32> {
+    let mut started = Vec::new();
+    loop {
+        let wanted = |group: u32| if started.contains(&group) { vec![] } else { vec![group * 16] };
+        let all = || (0..groups).filter(|group| !started.contains(group)).collect();
+        match share.start_group(wanted, all, &taken) {
+            Some(group) => started.push(group),
+            None => return started,
+        }
+    }
+}
+
+#[test]
+fn own_groups_come_first_the_highest_score_before_the_rest_and_then_all_others() {
+    let mut share = share(0, 4, 100);
+    let order = started(&mut share, 100, |_| false);
+    let own = order.iter().take_while(|group| share.owns(**group)).count();
+    assert!((10..45).contains(&own), "{own}");
+    let scores: Vec<u64> = order[..own].iter().map(|group| share.election.score(&node(0), *group)).collect();
+    assert!(scores.is_sorted_by(|a, b| a > b));
+    assert!(order[own..].iter().all(|group| !share.owns(*group)));
+    assert_eq!(order.iter().collect::<BTreeSet<_>>().len(), 100);
+}
+
+#[test]
+fn a_node_alone_owns_everything() {
+    let mut share = share(0, 1, 30);
+    assert!((0..30).all(|group| share.owns(group)));
+    assert_eq!(started(&mut share, 30, |_| false).len(), 30);
+}
+
+#[test]
+fn what_another_is_at_is_left_to_it_until_something_changes() {
+    let mut share = share(0, 2, 40);
+    let first = started(&mut share, 40, |group| group % 2 == 0);
+    assert!(first.iter().all(|group| group % 2 == 1), "{first:?}");
+    assert_eq!(first.len(), 20);
+    share.changed();
+    share.refresh(|| vec![node(1)]);
+    assert_eq!(started(&mut share, 40, |group| group % 2 == 1).len(), 20);
+}
+
+#[test]
+fn nodes_that_are_done_at_once_mostly_take_different_groups() {
+    let mut different = 0;
+    for index in 0..100 {
+        let chosen: BTreeSet<u32> = (0..4)
+            .map(|me| {
+                let mut share = Share::new(node(me), Election::new(&IndexId([index; 32])), 64, BTreeSet::new());
+                share.refresh(|| (0..8).filter(|other| *other != me).map(node).collect());
+                let own: Vec<u32> = (0..64).filter(|group| (0..4).any(|n| owner(index, *group) == n)).collect();
+                let wanted = |group: u32| if own.contains(&group) { vec![] } else { vec![group * 16] };
+                share.start_group(wanted, || (0..64).filter(|g| !own.contains(g)).collect(), |_| false).unwrap()
+            })
+            .collect();
+        different += chosen.len();
+    }
+    assert!(different > 320, "{different} of 400");
+}
+
+fn owner(index: u8, group: u32) -> u8 {
+    let election = Election::new(&IndexId([index; 32]));
+    (0..8).max_by_key(|n| election.score(&node(*n), group)).unwrap()
+}
+
+#[test]
+fn of_two_that_claim_one_group_the_lower_score_stops() {
+    let (mut a, mut b) = (share(0, 1, 20), share(1, 1, 20));
+    let (wanted, all) = all_of(20);
+    for share in [&mut a, &mut b] {
+        while share.claimed.len() < 20 {
+            share.start_group(&wanted, &all, |_| false);
+        }
+    }
+    for group in 0..20 {
+        a.yield_to(&node(1), group);
+        b.yield_to(&node(0), group);
+        assert_ne!(a.claimed.contains(&group), b.claimed.contains(&group), "group {group}");
+        let works = |share: &Share| share.work.iter().any(|position| group_of(*position) == group);
+        assert!(works(&a) == a.claimed.contains(&group) && works(&b) == b.claimed.contains(&group));
+    }
+}
+
+#[test]
+fn groups_with_a_chunk_too_long_to_share_are_fetched_whoever_owns_them() {
+    let alone: BTreeSet<u32> = (0..10).collect();
+    let mut share = Share::new(node(0), Election::new(&INDEX), 20, alone.clone());
+    share.refresh(|| (1..8).map(node).collect());
+    let all = started(&mut share, 20, |_| true);
+    assert_eq!(all.into_iter().collect::<BTreeSet<_>>(), alone);
+    assert!(!share.is_shared(0) && share.is_shared(10) && !share.is_shared(20));
+}
+
+#[test]
+fn without_the_origin_nothing_that_was_started_goes_on() {
+    let mut share = share(0, 1, 5);
+    share.start_group(all_of(5).0, all_of(5).1, |_| false);
+    share.drop_claims();
+    assert_eq!(share.next_position(), None);
+    assert!(share.claimed.is_empty());
+}
+
+proptest! {
+    #[test]
+    fn each_group_is_owned_at_exactly_one_of_the_nodes_and_the_last_however_short_is_too(
+        nodes in 1..12u8,
+        groups in 1..60u32,
+    ) {
+        let shares: Vec<Share> = (0..nodes).map(|me| share(me, nodes, groups)).collect();
+        for group in 0..groups {
+            prop_assert_eq!(shares.iter().filter(|share| share.owns(group)).count(), 1);
+        }
+        let own: usize = shares.into_iter().map(|mut share| started(&mut share, groups, |_| false).len()).sum();
+        prop_assert_eq!(own, usize::from(nodes) * groups as usize);
+    }
+}

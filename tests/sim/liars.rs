@@ -1,0 +1,76 @@
+//! What machines say that have no exchange behind them: how each kind of lie answers, talks and comes and goes.
+
+use std::time::Duration;
+
+use proto::{Holdings, Message, Position};
+
+use super::machine::Kind;
+use super::network::{Event, INDEX, Network};
+
+/// Between two words of a machine that only talks.
+const WORDS: Duration = Duration::from_millis(200);
+/// How long a restless machine stays.
+const STAY: Duration = Duration::from_secs(1);
+
+impl Network {
+    /// What a machine says that it holds when a session opens; `None`: it does not say.
+    pub(super) fn holdings_told(&self, at: usize) -> Option<Holdings> {
+        let machine = &self.machines[at];
+        match machine.spec.kind {
+            Kind::Honest => Some(Holdings::from(machine.announced.clone())),
+            Kind::Claiming => Some(Holdings::new()),
+            Kind::Restless => None,
+            _ => Some(Holdings::all(self.setup.chunks as u32)),
+        }
+    }
+
+    /// What else a liar does when a session opens.
+    pub(super) fn lie(&mut self, at: usize, peer: usize) {
+        match self.machines[at].spec.kind {
+            Kind::Claiming => {
+                let groups = (0..(self.setup.chunks as u32).div_ceil(16).min(256)).collect();
+                self.say(at, peer, Message::Claim { index: INDEX, groups });
+            }
+            Kind::Talking | Kind::Repeating => self.push(self.now + WORDS, Event::Talk(at, peer)),
+            Kind::Restless => {
+                self.push(self.now + STAY, Event::Closed(at, peer));
+                self.push(self.now + STAY, Event::Closed(peer, at));
+                self.push(self.now + STAY * 11 / 10, Event::Session(at, peer));
+            }
+            _ => {}
+        }
+    }
+
+    /// A liar says something that nobody asked for.
+    pub(super) fn talk(&mut self, at: usize, peer: usize) {
+        if !self.machines[at].open.contains(&peer) || self.machines[peer].gone {
+            return;
+        }
+        if self.machines[at].spec.kind == Kind::Repeating {
+            self.wanted(at, peer, &[0]);
+        } else {
+            self.say(at, peer, Message::HaveMore { index: INDEX, holdings: Holdings::all(self.setup.chunks as u32) });
+        }
+        self.push(self.now + WORDS, Event::Talk(at, peer));
+    }
+
+    /// A peer asks for chunks.
+    pub(super) fn wanted(&mut self, at: usize, peer: usize, positions: &[Position]) {
+        let kind = self.machines[at].spec.kind;
+        let queue = self.machines[at].queues.entry(peer).or_default();
+        match kind {
+            Kind::Silent | Kind::Claiming | Kind::Talking | Kind::Restless => return,
+            Kind::Denying => {
+                let positions = positions.to_vec();
+                return self.say(at, peer, Message::Absent { index: INDEX, positions, retry_ms: 0 });
+            }
+            Kind::Busy => {
+                let positions = positions.to_vec();
+                return self.say(at, peer, Message::Absent { index: INDEX, positions, retry_ms: 300 });
+            }
+            Kind::Repeating => queue.extend(positions.iter().map(|_| 0)),
+            Kind::Honest | Kind::Garbage => queue.extend(positions),
+        }
+        self.send_next(at);
+    }
+}
