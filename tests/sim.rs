@@ -13,7 +13,7 @@
 //! - a corrupt answer not blamed: garbage without a ban;
 //! - bytes in flight not given back: the books;
 //! - announcing what is still being verified: every test (announced what is not held);
-//! - an election that is not the same on all nodes: a group claimed by another than its owner;
+//! - an election that is not the same on all nodes, or that everybody wins: a group claimed by another than its owner;
 //! - a silent peer still counted as a holder: silent peers, where nothing comes any more;
 //! - a request made and the position still missing: every test (the books, asked twice);
 //! - a late request repeated at the same peer, a busy peer asked again at once: asked twice, asked while busy;
@@ -23,8 +23,8 @@
 //! - a peer that talks and never answers still counted as a holder: the talking peer (nothing comes any more).
 //!
 //! These are caught by the unit tests of `proto` beside the code, and here weakly or not at all: going on with a group
-//! that a higher score claimed; everybody the owner of every group; all who are idle taking the same group; a claim of
-//! the short last group that never ends; an origin that is asked as much while it fails; `Origin` not believed; a late
+//! that a higher score claimed; all who are idle taking the same group; a short last group that is not claimed, or
+//! whose claim never ends; an origin that is asked as much while it fails; `Origin` not believed; a late
 //! origin not replaced by a neighbour; `Have` that adds and does not replace; one outage counted as many failures;
 //! a peer that failed to answer once never asked again.
 

@@ -31,6 +31,8 @@ const LEAST_REQUESTS: usize = 2;
 const MOST_BYTES: u64 = 4 << 20;
 /// The least delay assumed, in seconds: on a shorter path it is the two programs' own pace that counts.
 const LEAST_DELAY: f64 = 0.005;
+/// Round trips after which the first byte is not late: a new connection with TLS takes two more than an old one.
+const TRIPS: f64 = 3.0;
 /// How long a rate is remembered.
 const RATE_MEMORY: Duration = Duration::from_secs(2);
 /// Failures in a row that make the origin unreachable.
@@ -56,6 +58,10 @@ pub(super) struct Origin {
     delay: Option<f64>,
     rate: f64,
     rate_at: Time,
+    /// Nothing queues in front of it yet: what is asked ahead may grow with every answer.
+    growing: bool,
+    /// Bytes that may be asked ahead at least, while growing and until the rate after it is measured.
+    start: u64,
     window_since: Time,
     window_bytes: u64,
     answered_at: Time,
@@ -75,6 +81,8 @@ impl Origin {
             delay: None,
             rate: 0.0,
             rate_at: opens_at,
+            growing: true,
+            start: 0,
             window_since: opens_at,
             window_bytes: 0,
             answered_at: opens_at,
@@ -100,8 +108,9 @@ impl Origin {
             return self.asked.is_empty();
         }
         let ahead = (2.0 * self.rate * self.delay.unwrap_or(0.0).max(LEAST_DELAY)) as u64;
+        let ahead = ahead.max(self.start).min(MOST_BYTES);
         let requests = self.asked.len();
-        requests < LEAST_REQUESTS || (requests < self.most_requests && self.bytes < ahead.min(MOST_BYTES))
+        requests < LEAST_REQUESTS || (requests < self.most_requests && self.bytes < ahead)
     }
 
     pub(super) fn asked(&mut self, position: Position, bytes: u64, now: Time) {
@@ -190,12 +199,26 @@ impl Origin {
     }
 
     fn measure(&mut self, bytes: u64, first_byte: f64, now: Time) {
-        self.delay = Some(self.delay.map_or(first_byte, |least| least.min(first_byte)));
+        let least = self.delay.map_or(first_byte, |least| least.min(first_byte));
+        self.delay = Some(least);
         self.window_bytes += bytes;
+        if self.growing && first_byte > TRIPS * least + LEAST_DELAY {
+            self.growing = false;
+            self.window_since = now;
+            self.window_bytes = 0;
+        } else if self.growing {
+            // As in TCP's slow start: it doubles with each round trip.
+            self.start = (self.start + 2 * bytes).min(MOST_BYTES);
+        }
         let span = now.saturating_sub(self.window_since).as_secs_f64();
         let enough = (4.0 * self.delay.unwrap_or(0.0)).clamp(0.02, 0.5);
         if span >= enough {
             let seen = self.window_bytes as f64 / span;
+            if !self.growing {
+                self.start = 0;
+            }
+            // More was asked ahead and no more came: something other than the queue is the limit.
+            self.growing &= seen > 1.25 * self.rate;
             if seen >= self.rate || now.saturating_sub(self.rate_at) > RATE_MEMORY {
                 self.rate = seen;
                 self.rate_at = now;

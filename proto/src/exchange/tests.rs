@@ -329,6 +329,14 @@ fn after_the_origin_failed_what_is_fetched_is_claimed_anew() {
 }
 
 #[test]
+fn every_group_is_claimed_before_it_is_fetched_the_short_last_one_too() {
+    let mut world = World::of(20, &[]);
+    world.come_to_rest(&set(0..20));
+    world.claimed.sort_unstable();
+    assert_eq!(world.claimed, [0, 1]);
+}
+
+#[test]
 fn no_more_is_asked_ahead_than_the_budget() {
     let config = Config { origin: false, budget: 20_000, ..Config::default() };
     let mut world = World::new(80, vec![Some(set(0..80)), Some(set(0..80))], config);

@@ -27,11 +27,11 @@ fn fill(origin: &mut Origin, next: &mut Position, now: Time) -> usize {
     asked
 }
 
-/// An origin that sends 25 000 bytes every `pace`, the first byte `delay` after the request, for a second.
+/// An origin that sends 25 000 bytes every `pace`, the first byte `delay` after the request, for two seconds.
 fn at_pace(pace: u64, delay: u64) -> (Origin, Position, Position, Time) {
     let mut origin = origin();
     let (mut next, mut answered, mut now) = (0, 0, Time::ZERO);
-    while now < ms(1000) {
+    while now < ms(2000) {
         fill(&mut origin, &mut next, now);
         now += ms(pace);
         origin.answered(answered, &bytes(25_000, delay), now);
@@ -63,6 +63,20 @@ fn twice_the_rate_times_the_delay_is_in_flight_and_no_more() {
     let (mut origin, mut next, answered, now) = at_pace(10, 5);
     fill(&mut origin, &mut next, now);
     assert_eq!(next - answered, 2);
+}
+
+#[test]
+fn what_is_asked_ahead_of_a_distant_origin_doubles_with_each_round_trip() {
+    let mut origin = origin();
+    let (mut next, mut answered) = (0, 0);
+    for trip in 0..6 {
+        fill(&mut origin, &mut next, ms(trip * 40));
+        assert!(next - answered >= 1 << (trip + 1).min(6), "{} in flight after {trip} round trips", next - answered);
+        for position in answered..next {
+            origin.answered(position, &bytes(25_000, 40), ms((trip + 1) * 40));
+        }
+        answered = next;
+    }
 }
 
 #[test]
