@@ -16,6 +16,7 @@ use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 pub use origin::{Origin, Request, nginx};
@@ -90,18 +91,22 @@ pub struct Lan {
     hosts: Vec<u8>,
     dir: tempfile::TempDir,
     to_origin: Option<delay::Cable>,
+    _alone: MutexGuard<'static, ()>,
 }
 
 impl Lan {
-    /// Builds it.
+    /// Builds it, when there is no other: machines on two LANs at once would take the processor from each other.
     ///
     /// # Panics
     /// When the machine does not let it; ask for [`super::Need::Namespaces`] first.
     pub fn new(plan: Plan) -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
+        static ONE: Mutex<()> = Mutex::new(());
+        let alone = ONE.lock().unwrap_or_else(PoisonError::into_inner);
         let name = format!("cw{:x}n{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
         let hosts = plan.segments.iter().zip(1..).flat_map(|(&count, segment)| vec![segment; count]).collect();
-        let mut lan = Self { name, ipv6: plan.ipv6, hosts, dir: tempfile::tempdir().unwrap(), to_origin: None };
+        let dir = tempfile::tempdir().unwrap();
+        let mut lan = Self { name, ipv6: plan.ipv6, hosts, dir, to_origin: None, _alone: alone };
         lan.build(plan);
         lan
     }
