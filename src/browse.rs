@@ -57,20 +57,20 @@ pub enum Visit {
 #[derive(Debug, thiserror::Error)]
 pub enum BrowseError {
     /// The file cannot be read.
-    #[error("{path}: {source}")]
+    #[error("{path}: {error}")]
     Read {
         /// The file.
         path: PathBuf,
         /// What the system said.
-        source: io::Error,
+        error: io::Error,
     },
     /// It is not an archive.
-    #[error("{place}: {source}")]
+    #[error("{place}: {error}")]
     Archive {
         /// The archive or index.
         place: String,
         /// What is wrong with it.
-        source: ArchiveError,
+        error: ArchiveError,
     },
     /// The directory cannot be read.
     #[error(transparent)]

@@ -31,14 +31,14 @@ pub struct Settings {
 #[derive(Debug, thiserror::Error)]
 pub enum TreeError {
     /// The system refuses something.
-    #[error("{path}: {doing}: {source}")]
+    #[error("{path}: {doing}: {error}")]
     Io {
         /// The file or directory.
         path: PathBuf,
         /// What was being done.
         doing: &'static str,
         /// What the system said.
-        source: io::Error,
+        error: io::Error,
     },
     /// Something in the tree cannot be put into an archive.
     #[error("{path}: {reason}")]
@@ -59,11 +59,11 @@ pub enum TreeError {
         read: u64,
     },
     /// The tree does not fit into an archive.
-    #[error("{path}: {source}")]
+    #[error("{path}: {error}")]
     Archive {
         /// The file or directory.
         path: PathBuf,
         /// Why not.
-        source: EncodeError,
+        error: EncodeError,
     },
 }

@@ -42,7 +42,7 @@ impl ArchiveFile {
     /// # Errors
     /// When it cannot be opened.
     pub fn open(path: &Path) -> Result<Self, BrowseError> {
-        let failed = |source| BrowseError::Read { path: path.to_owned(), source };
+        let failed = |error| BrowseError::Read { path: path.to_owned(), error };
         let file = File::open(path).map_err(failed)?;
         let length = file.metadata().map_err(failed)?.len();
         Ok(Self { file, path: path.to_owned(), length })
@@ -51,7 +51,7 @@ impl ArchiveFile {
 
 impl ReadAt for ArchiveFile {
     fn read_at(&mut self, offset: u64, buffer: &mut [u8]) -> Result<usize, BrowseError> {
-        self.file.read_at(buffer, offset).map_err(|source| BrowseError::Read { path: self.path.clone(), source })
+        self.file.read_at(buffer, offset).map_err(|error| BrowseError::Read { path: self.path.clone(), error })
     }
 
     fn length(&self) -> u64 {
@@ -176,7 +176,7 @@ impl Reader {
                 self.refill()?;
                 return Ok(None);
             }
-            Err(source) => return Err(BrowseError::Archive { place: self.source.place(), source }),
+            Err(error) => return Err(BrowseError::Archive { place: self.source.place(), error }),
         };
         Ok(Some(visit))
     }
@@ -187,7 +187,7 @@ impl Reader {
         self.block.truncate(read);
         self.taken = 0;
         match read {
-            0 => Err(BrowseError::Archive { place: self.source.place(), source: self.decoder.truncated() }),
+            0 => Err(BrowseError::Archive { place: self.source.place(), error: self.decoder.truncated() }),
             _ => Ok(()),
         }
     }
@@ -228,7 +228,7 @@ fn seek(source: &mut dyn ReadAt, features: Option<u64>, path: Vec<u8>) -> Result
     match found {
         Ok((features, Some(found))) => Ok(Decoder::part(features, found.offset, found.end, path)),
         Ok((_, None)) => Err(BrowseError::NoSuchPath { place, path }),
-        Err(Failed::Archive(source)) => Err(BrowseError::Archive { place, source }),
+        Err(Failed::Archive(error)) => Err(BrowseError::Archive { place, error }),
         Err(Failed::Read(error)) => Err(error),
     }
 }

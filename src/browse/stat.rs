@@ -31,7 +31,8 @@ pub fn stat(mut tree: Tree, archive: bool, out: &mut dyn Write) -> Result<(), Br
         content.update(bytes);
         whole.update(bytes);
     })?;
-    if let Kind::File { .. } = node.entry.kind {
+    // That of a block device is of nothing.
+    if let Kind::File { .. } | Kind::Device { block: true, .. } = node.entry.kind {
         writeln!(out, "  Digest: {}", content.finish())?;
     }
     writeln!(out, "HLDigest: {}", whole.finish())?;
@@ -43,12 +44,11 @@ fn description(node: &Node, word: u64, archive: bool) -> String {
     let mut lines = vec![("File", words::path(&node.path)), ("Mode", words::mode(entry))];
     let kind = &entry.kind;
     if matches!(kind, Kind::Directory | Kind::File { .. }) {
-        // Of a directory casync has looked at the flags also to know what to leave out.
-        let looked = if archive { 0 } else { features::EXCLUDE_NODUMP };
-        if word & (features::CHATTR | looked) != 0 {
+        // Of an archive casync shows them always; of a directory it has also looked at them to know what to leave out.
+        if archive || word & (features::CHATTR | features::EXCLUDE_NODUMP) != 0 {
             lines.push(("FileAttr", words::letters(features::to_chattr(entry.attributes), &words::CHATTR)));
         }
-        if word & features::FAT_ATTRS != 0 {
+        if archive || word & features::FAT_ATTRS != 0 {
             lines.push(("FATAttr", words::letters(features::to_fat(entry.attributes), &words::FAT)));
         }
     }

@@ -32,7 +32,9 @@ pub(super) fn mode(entry: &Entry) -> String {
     };
     let has = |bit: u32| entry.permissions & bit != 0;
     let mut text = String::from(kind);
-    for (shift, special, letter) in [(6, 0o4000, 's'), (3, 0o2000, 's'), (0, 0o1000, 't')] {
+    // Of a file casync does not show the sticky bit.
+    let sticky = if entry.is_directory() { 0o1000 } else { 0 };
+    for (shift, special, letter) in [(6, 0o4000, 's'), (3, 0o2000, 's'), (0, sticky, 't')] {
         text.push(if has(4 << shift) { 'r' } else { '-' });
         text.push(if has(2 << shift) { 'w' } else { '-' });
         text.push(match (has(special), has(1 << shift)) {

@@ -1,5 +1,6 @@
 //! `caswarm extract`: write the image or the tree that an index describes, or the tree of an archive.
 
+use std::ffi::OsString;
 use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -41,7 +42,7 @@ pub struct Args {
     target: PathBuf,
     /// Only this path of a tree; it is put into the directory under its last name.
     #[arg(value_name = "PATH")]
-    path: Option<PathBuf>,
+    path: Option<OsString>,
 
     /// The chunk store: a directory or URL [default: default.castr beside the index].
     #[arg(long, env = "CASYNC_STORE", value_name = "STORE")]
@@ -163,7 +164,7 @@ impl Args {
         let directory = |seed: &&String| PathBuf::from(seed).is_dir();
         TreeTarget {
             directory: self.target.clone(),
-            path: self.path.as_ref().map(|path| path.as_os_str().as_encoded_bytes().to_owned()).unwrap_or_default(),
+            path: self.path.as_ref().map(|path| path.as_encoded_bytes().to_owned()).unwrap_or_default(),
             options: self.unpack.options(self.punch_holes),
             seeds: self.seed.iter().filter(directory).map(PathBuf::from).collect(),
         }

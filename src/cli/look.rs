@@ -1,5 +1,6 @@
 //! What `list`, `mtree`, `stat` and `digest` have in common: what to look into, and where chunks are to be had.
 
+use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
@@ -20,7 +21,7 @@ pub struct LookArgs {
     #[arg(value_name = "TREE", default_value = ".")]
     tree: String,
     /// Only this path in the archive.
-    path: Option<PathBuf>,
+    path: Option<OsString>,
     /// The chunk store of an index: a directory or URL [default: default.castr beside the index].
     #[arg(long, env = "CASYNC_STORE", value_name = "STORE")]
     store: Option<String>,
@@ -66,7 +67,7 @@ impl LookArgs {
 
     /// The path that was given, as bytes.
     pub(super) fn path(&self) -> &[u8] {
-        self.path.as_deref().map_or(&[], |path| path.as_os_str().as_encoded_bytes())
+        self.path.as_deref().map_or(&[], OsStr::as_encoded_bytes)
     }
 
     /// Opens an index, whose chunks are all needed in order if `all`.

@@ -20,6 +20,8 @@ pub use encoder::{EncodeError, Encoder, encode_node};
 pub use error::{ArchiveError, Problem};
 pub use seek::{Found, find};
 
+use super::features;
+
 /// How many nodes a path may have, the top included.
 pub const MAX_DEPTH: usize = 64;
 
@@ -132,6 +134,17 @@ pub struct AclEntry {
 const FORMAT: u32 = 0o170_000;
 
 impl Kind {
+    /// The [feature](super::features) that an archive must have for such a node; 0 for what every archive has.
+    pub fn feature(&self) -> u64 {
+        match self {
+            Kind::Directory | Kind::File { .. } => 0,
+            Kind::Symlink { .. } => features::SYMLINKS,
+            Kind::Device { .. } => features::DEVICE_NODES,
+            Kind::Fifo => features::FIFOS,
+            Kind::Socket => features::SOCKETS,
+        }
+    }
+
     /// The type bits of the mode.
     pub fn format_bits(&self) -> u32 {
         match self {

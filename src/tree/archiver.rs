@@ -55,7 +55,7 @@ impl Archiver {
             let read = self.walk.read(block, room - now)?;
             if read > 0 {
                 let counted = self.encoder.content(read as u64);
-                counted.map_err(|source| self.failed(source))?;
+                counted.map_err(|error| self.failed(error))?;
                 continue;
             }
             self.step()?;
@@ -81,12 +81,12 @@ impl Archiver {
                 _ => Ok(()),
             },
         };
-        encoded.map_err(|source| self.failed(source))
+        encoded.map_err(|error| self.failed(error))
     }
 
-    fn failed(&self, source: EncodeError) -> TreeError {
+    fn failed(&self, error: EncodeError) -> TreeError {
         let mut path = self.top.clone();
         path.extend(self.at.iter().map(|(name, _)| PathBuf::from(String::from_utf8_lossy(name).into_owned())));
-        TreeError::Archive { path, source }
+        TreeError::Archive { path, error }
     }
 }

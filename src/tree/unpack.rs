@@ -42,14 +42,14 @@ pub struct Options {
 
 /// Why unpacking ended early.
 #[derive(Debug, thiserror::Error)]
-#[error("{path}: {doing}: {source}")]
+#[error("{path}: {doing}: {error}")]
 pub struct UnpackError {
     /// The file or directory.
     pub path: PathBuf,
     /// What was being done.
     pub doing: &'static str,
     /// What the system said.
-    pub source: io::Error,
+    pub error: io::Error,
 }
 
 /// What was done.
@@ -111,7 +111,7 @@ impl Unpacker {
     /// # Errors
     /// When there is something else, or it cannot be opened.
     pub fn open(top: &Path, options: Options) -> Result<Self, UnpackError> {
-        let failed = |doing| move |error: Errno| UnpackError { path: top.to_owned(), doing, source: error.into() };
+        let failed = |doing| move |error: Errno| UnpackError { path: top.to_owned(), doing, error: error.into() };
         let fresh = match rustix::fs::mkdir(top, Mode::from_raw_mode(0o777)) {
             Ok(()) => true,
             Err(Errno::EXIST) => false,
@@ -139,6 +139,9 @@ impl Unpacker {
     /// When it cannot be made; metadata that cannot be had are complaints.
     pub fn enter(&mut self, name: &[u8], entry: Entry, word: u64) -> Result<(), UnpackError> {
         let replay = features::replayed(word, self.options.wanted);
+        if entry.kind.feature() & !replay != 0 {
+            return Ok(());
+        }
         self.done.entries += 1;
         if name.is_empty() {
             let entered = self.enter_top(entry, replay);
@@ -167,7 +170,7 @@ impl Unpacker {
         file.offset += bytes.len() as u64;
         self.done.bytes += bytes.len() as u64;
         let name = file.name.clone();
-        written.map_err(|source| UnpackError { path: self.path(name.to_bytes()), doing: "writing", source })
+        written.map_err(|error| UnpackError { path: self.path(name.to_bytes()), doing: "writing", error })
     }
 
     /// The innermost node is complete.
@@ -438,7 +441,7 @@ impl Unpacker {
     }
 
     fn failed(&self, name: &[u8], doing: &'static str, error: Errno) -> UnpackError {
-        UnpackError { path: self.path(name), doing, source: error.into() }
+        UnpackError { path: self.path(name), doing, error: error.into() }
     }
 }
 

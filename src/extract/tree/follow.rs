@@ -80,7 +80,7 @@ impl ReadAt for Spool {
         let chunks = &self.index.chunks;
         let row = chunks.partition_point(|chunk| chunk.end <= offset);
         let Some(chunk) = chunks.get(row) else { return Ok(0) };
-        let failed = |source| BrowseError::Read { path: self.place().into(), source };
+        let failed = |error| BrowseError::Read { path: self.place().into(), error };
         let position = self.assembly.layout().position(&chunk.id);
         if !position.is_some_and(|position| self.assembly.wait(position, &self.stop)) {
             return Err(failed(io::Error::other(TreeError::Abandoned)));

@@ -207,14 +207,7 @@ fn check_features(word: u64, expected: Option<u64>) -> Checked<()> {
 }
 
 fn check_kind(word: u64, kind: &Kind, permissions: u32, attributes: u64) -> Checked<()> {
-    let needs = match kind {
-        Kind::Directory | Kind::File { .. } => 0,
-        Kind::Symlink { .. } => features::SYMLINKS,
-        Kind::Device { .. } => features::DEVICE_NODES,
-        Kind::Fifo => features::FIFOS,
-        Kind::Socket => features::SOCKETS,
-    };
-    if word & needs != needs {
+    if kind.feature() & !word != 0 {
         return invalid("a kind of file that the feature flags exclude");
     }
     let directory = *kind == Kind::Directory;

@@ -1,7 +1,6 @@
 //! What encoder, decoder and lookup promise each other; that casync agrees is for `tests/archive.rs` to show.
 
 use super::*;
-use crate::format::features;
 
 const WORD: u64 = 0xb000_0001_ffef_fe26;
 
