@@ -7,6 +7,7 @@ mod grow;
 mod hostile;
 mod look;
 mod make;
+mod swarm;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;

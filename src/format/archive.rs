@@ -36,7 +36,7 @@ pub struct Entry {
     /// The permission bits, set-user-id and so on: `07777` of the mode.
     pub permissions: u32,
     /// Attributes of chattr and FAT, and whether it is a subvolume, at the places of their
-    /// [features](super::features).
+    /// [features].
     pub attributes: u64,
     /// The owner's number, 0 where numbers are not stored.
     pub uid: u32,
