@@ -1,11 +1,18 @@
 //! The command line as typed. One subcommand a file: its `Args` and its `run`; what they do is the library's.
 
 pub mod demo;
+pub mod digest;
 pub mod extract;
 pub mod lan;
+pub mod list;
+pub mod look;
 pub mod make;
+pub mod mtree;
 pub mod node;
+pub mod stat;
 pub mod status;
+pub mod trees;
+pub mod unpack;
 
 mod logging;
 mod values;
@@ -64,10 +71,18 @@ const BLOCKING_THREADS: usize = 6;
 /// The subcommands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Cut an image into chunks: writes an index, its .id, and a store.
+    /// Cut an image or a tree into chunks: writes an index, its .id, and a store. Or make the archive of a tree.
     Make(make::Args),
-    /// Write the image that an index describes, from the nearest place that has each chunk.
-    Extract(extract::Args),
+    /// Write the image or tree that an index describes, from the nearest place that has each chunk; or unpack an archive.
+    Extract(Box<extract::Args>),
+    /// List what is in an archive, the index of one, or a directory.
+    List(list::Args),
+    /// Describe every file of an archive, the index of one, or a directory, as BSD's mtree does.
+    Mtree(mtree::Args),
+    /// Describe one file of an archive, or of the index of one, or the top of a directory.
+    Stat(stat::Args),
+    /// Print the digest of an image or a tree, of an archive, or of what an index describes: what make prints.
+    Digest(digest::Args),
     /// Stay and serve chunks to the neighbours.
     Node(node::Args),
     /// Show what the running node holds, whom it sees, and what went where.
@@ -88,7 +103,11 @@ impl Cli {
         let done = runtime.block_on(async {
             match self.command {
                 Command::Make(args) => make::run(args, &self.global).await,
-                Command::Extract(args) => extract::run(args, &self.global).await,
+                Command::Extract(args) => extract::run(*args, &self.global).await,
+                Command::List(args) => list::run(args, &self.global).await,
+                Command::Mtree(args) => mtree::run(args, &self.global).await,
+                Command::Stat(args) => stat::run(args, &self.global).await,
+                Command::Digest(args) => digest::run(args, &self.global).await,
                 Command::Node(args) => node::run(args, &self.global).await,
                 Command::Status(args) => status::run(args, &self.global).await,
                 Command::Demo(args) => demo::run(args, &self.global).await,

@@ -14,12 +14,13 @@ pub mod plan;
 pub mod progress;
 pub mod report;
 pub mod target;
+pub mod tree;
 pub mod workers;
 
 mod kept;
 mod reflink;
 mod seeds;
-mod sources;
+pub(crate) mod sources;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -42,6 +43,7 @@ use progress::Progress;
 use report::{DryRun, Report};
 pub use sources::SourceOptions;
 use target::{Target, TargetError, TargetOptions};
+use tree::TreeTarget;
 use workers::{Context, Workers};
 
 /// What is to be extracted, from where and to where.
@@ -55,6 +57,8 @@ pub struct Config {
     pub target: PathBuf,
     /// How the target is treated.
     pub target_options: TargetOptions,
+    /// The image is the archive of a tree: it becomes this, and `target` is what reports call it.
+    pub tree: Option<TreeTarget>,
     /// Stores and seeds.
     pub sources: SourceOptions,
     /// Threads that check and write.
@@ -83,6 +87,9 @@ pub enum ExtractError {
         /// What becomes of what was written.
         kept: String,
     },
+    /// A tree could not be written.
+    #[error(transparent)]
+    Tree(#[from] tree::TreeError),
     /// A thread could not be had, or ended early.
     #[error("threads: {0}")]
     Threads(std::io::Error),
@@ -105,9 +112,18 @@ pub async fn run(
     let layout = Arc::new(Layout::of(&file.index));
     progress.set_total(layout.total());
     let stores = sources::open_stores(&config.sources, &config.index, &layout, http)?;
+    if let Some(target) = config.tree.clone().filter(|_| tree::all_local(&file.index, &stores.local)) {
+        let unpacked = tree::unpack_local(file.index.clone(), stores, config.index.to_string(), target).await?;
+        progress.add_image(progress::Place::Store, layout.total());
+        let index = (file.id, file.whence, file.bytes.len() as u64);
+        let nothing = NetworkReport::default();
+        let report = Report::new(config.target, index, layout.count(), &progress, nothing, started.elapsed());
+        let finished = Finished { path: None, index_id: file.id, index: file.bytes, linger: None };
+        return Ok((report.with_tree(unpacked), finished));
+    }
 
-    let (path, length, id, options) = (config.target.clone(), layout.total(), file.id, config.target_options);
-    let target = Arc::new(blocking(move || Target::open(&path, length, id, options)).await??);
+    let (opened, length, id) = (config.clone(), layout.total(), file.id);
+    let target = Arc::new(blocking(move || open_target(&opened, length, id)).await??);
     let assembly = Arc::new(Assembly::new(target.file().clone(), layout.clone(), target.zeros()));
     let (leftovers, wanted) = mpsc::unbounded_channel();
     let context = Context {
@@ -127,12 +143,18 @@ pub async fn run(
         sink: workers.sink(),
     };
 
+    let follower = config.tree.as_ref().map(|tree| tree::follow(tree, &file.index, &assembly)).transpose();
+    let follower = follower.map_err(ExtractError::Threads)?;
+
     let prepare =
         Prepare { config: config.clone(), file: file.clone(), assembly: assembly.clone(), progress: progress.clone() };
     let local = async {
         let in_target = target.clone();
         let (local, plan) = blocking(move || prepare.local(&in_target, stores.local)).await??;
         tracing::debug!(bytes = ?plan.bytes(&layout), "plan");
+        if let Some(follower) = &follower {
+            follower.begin();
+        }
         workers.begin_local(local, &plan.local(), &plan.missing);
         Ok::<_, ExtractError>(())
     };
@@ -150,12 +172,42 @@ pub async fn run(
         let kept = target.abandon(assembly.count() == 0);
         ExtractError::Fetch { target: config.target.clone(), source, kept }
     })?;
-    let path = target.path().to_owned();
-    blocking(move || target.finish()).await??;
+    let mut path = Some(target.path().to_owned());
+    let mut unpacked = None;
+    if let Some(follower) = follower {
+        unpacked = Some(blocking(move || follower.finish()).await??);
+        target.discard()?;
+        path = None;
+    } else {
+        blocking(move || target.finish()).await??;
+    }
 
     let index = (file.id, file.whence, file.bytes.len() as u64);
     let report = Report::new(config.target, index, layout.count(), &progress, report, started.elapsed());
+    let report = match unpacked {
+        Some(unpacked) => report.with_tree(unpacked),
+        None => report,
+    };
     Ok((report, Finished { path, index_id: file.id, index: file.bytes, linger: None }))
+}
+
+/// The file or device that the image becomes; for a tree, a spool.
+fn open_target(config: &Config, length: u64, id: IndexId) -> Result<Target, ExtractError> {
+    let Some(tree) = &config.tree else {
+        return Ok(Target::open(&config.target, length, id, config.target_options)?);
+    };
+    if tree.directory.exists() && !tree.directory.is_dir() {
+        let reason = "is no directory; a tree needs one, or a name for a new one";
+        return Err(TargetError::Unsuitable { path: tree.directory.clone(), reason }.into());
+    }
+    let mut places = tree::spool_places(&tree.directory).into_iter();
+    let mut opened = Target::open_spool(&places.next().unwrap_or_default(), length, id);
+    for place in places {
+        if matches!(opened, Err(TargetError::Io { .. })) {
+            opened = Target::open_spool(&place, length, id);
+        }
+    }
+    Ok(opened?)
 }
 
 /// Says what [`run`] would take from where. Nothing is written, and no chunk is fetched.
@@ -168,7 +220,8 @@ pub async fn dry_run(config: Config, network: &dyn Network, http: &HttpClient) -
     let stores = sources::open_stores(&config.sources, &config.index, &layout, http)?;
     blocking(move || {
         let mut kept = RoaringBitmap::new();
-        if let Some(there) = Target::peek(&config.target, file.id, config.target_options) {
+        let image = config.tree.is_none();
+        if let Some(there) = Target::peek(&config.target, file.id, config.target_options).filter(|_| image) {
             kept = kept::look(&there, &layout, config.threads).unwrap_or_default();
         }
         let replaced = config.target.is_file().then_some(config.target.as_path());
@@ -195,6 +248,10 @@ impl Prepare {
         kept::keep(target, &self.assembly, config.threads, &self.progress)
             .map_err(|error| target.error("looking at what is there", error))?;
         let (options, replaced, threads) = (&config.sources, target.replaced(), config.threads);
+        if let Some(tree) = &config.tree {
+            let seed_output = config.sources.seed_output;
+            tree::sow(tree, &self.file.index, &self.assembly, seed_output, config.threads, &self.progress);
+        }
         let held = self.assembly.held().into_positions();
         let local = sources::open_local(options, replaced, &held, &self.file.index, layout, stores, threads);
         let any_store = !local.stores.is_empty();

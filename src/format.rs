@@ -1,5 +1,6 @@
 //! casync on disk, pure code: no I/O here, only bytes to values and back.
 
+pub mod archive;
 pub mod buzhash;
 pub mod chunk_sizes;
 pub mod chunker;

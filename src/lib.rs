@@ -13,18 +13,22 @@
 //! - [`proto`] (its own crate): messages and their bytes, holdings, the election of who asks the origin, the exchange
 //!   that says whom to ask for which position, the race for the index. `proto/SPEC.md` is normative.
 //! - [`format`](mod@format): casync on disk, pure code: [`format::index`] and the [`format::layout`] of its distinct chunks,
-//!   [`format::chunker`], [`format::digest`], [`format::compression`], [`format::chunk_sizes`], [`format::features`].
+//!   [`format::chunker`], [`format::digest`], [`format::compression`], [`format::chunk_sizes`], [`format::features`],
+//!   [`format::archive`] (`.catar`).
 //! - [`chunk`]: bytes as found, and bytes that were verified.
 //! - [`source`]: what yields chunks: [`source::local_store`] (`.castr`), [`source::seed`] (chunks inside local files),
 //!   [`source::http_store`] over [`source::http`], several of them as [`source::origin_stores`]; [`source::location`]
 //!   says where something is, as typed.
-//! - [`make`](mod@make): a file or device becomes an index and chunks in a store; pipeline, input, output and the sizes of file
-//!   systems on devices are its parts.
+//! - [`tree`]: trees of files: [`tree::walk`] reads one, [`tree::archiver`] serialises it, [`tree::unpack`] writes one.
+//! - [`make`](mod@make): a file, device or tree becomes an index and chunks in a store, or a tree its archive; pipeline, input,
+//!   output and the sizes of file systems on devices are its parts.
+//! - [`browse`]: looks into archives, indexes of archives and directories: `list`, `mtree`, `stat`, `digest`.
 //! - [`extract`]: [`extract::index_file`] gets the index, [`extract::target`] is the file or device,
 //!   [`extract::assembly`] its content so far, [`extract::plan`] says what comes from where,
 //!   [`extract::local`] works through target, seeds and stores, [`extract::workers`] check and write,
 //!   [`extract::holes`] leaves zeros out, [`extract::progress`] counts, [`extract::report`] tells.
-//!   [`extract::network`] is the seam to whatever fetches the rest.
+//!   [`extract::network`] is the seam to whatever fetches the rest. [`extract::tree`] makes a tree of an archive, or of
+//!   the index of one.
 //! - [`node`]: [`node::hub`] is the event loop that owns everything; [`node::discovery`] (mDNS), [`node::dht`] (libp2p's
 //!   Kademlia) and [`node::known_peers`] produce addresses; [`node::session`], [`node::tls`], [`node::frame`] and
 //!   [`node::outbox`] talk to one neighbour; [`node::holder`] is what can be served; [`node::identity`] is the key;
@@ -35,7 +39,8 @@
 //!
 //! # Who may use whom
 //!
-//! `proto ← format ← chunk ← source ← make, extract ← node ← daemon ← cli`. `node` implements the trait that `extract`
+//! `proto ← format ← chunk ← source, tree ← make, extract, browse ← node ← daemon ← cli`. Of `extract`, `tree` uses
+//! [`extract::holes`], and `browse` the opening of indexes and stores; [`extract::tree`] reads archives by `browse`. `node` implements the trait that `extract`
 //! declares in [`extract::network`]; `extract` uses of `node` only the words of that conversation, [`node::fetch`].
 //! [`node::lan`] looks for a running daemon's socket, which is the one step back.
 //!
@@ -58,9 +63,13 @@
 //! **Invariant:** a chunk in a store and an image that is a regular file appear under their names only whole, also
 //! across `kill -9`; `--in-place` and devices are the exceptions, and there the next run finds again what is right.
 //!
-//! **Invariant:** nothing that a neighbour, an origin or an index says can panic the program or be written outside the
+//! **Invariant:** below its top, a tree is walked and written one name at a time in directories that are open, and no
+//! symbolic link is followed.
+//!
+//! **Invariant:** nothing that a neighbour, an origin, an index or an archive says can panic the program or be written outside the
 //! target. There is no journal and no index of what was done: what the disk holds is found out by hashing it.
 
+pub mod browse;
 pub mod chunk;
 pub mod cli;
 pub mod daemon;
@@ -71,3 +80,4 @@ pub mod make;
 pub mod node;
 pub mod source;
 pub mod state_dir;
+pub mod tree;

@@ -1,14 +1,15 @@
-//! A file or block device becomes chunks in a store and an index. Reads and cuts on one thread, digests the stream on
-//! another, names, compresses and stores on the rest; what comes out is the same however many they are. Trees are not
-//! handled here.
+//! A file, block device or tree becomes chunks in a store and an index; a tree also becomes an archive. Reads and cuts on
+//! one thread, digests the stream on another, names, compresses and stores on the rest; what comes out is the same
+//! however many they are. What a tree's stream is, [`crate::tree`] knows.
 
+mod archive;
 mod file_system;
 mod input;
 mod output;
 mod pipeline;
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use proto::{ChunkId, IndexId};
 
@@ -19,6 +20,9 @@ use crate::format::features;
 use crate::format::index::{Index, IndexChunk};
 use crate::source::SourceError;
 use crate::source::local_store::LocalStore;
+use crate::tree::archiver::Archiver;
+use crate::tree::{Settings, TreeError};
+pub use archive::{MadeArchive, digest_tree, make_archive};
 pub use input::Input;
 
 /// What to make, and how.
@@ -72,6 +76,9 @@ pub enum MakeError {
         /// Why not.
         reason: &'static str,
     },
+    /// The tree cannot be read.
+    #[error(transparent)]
+    Tree(#[from] TreeError),
     /// It became shorter while it was read.
     #[error("{path}: ends at byte {read}, but was {length} bytes long when opened; is something writing to it?")]
     Shrunk {
@@ -114,16 +121,64 @@ pub enum MakeError {
     Thread(io::Error),
 }
 
+/// Bytes to cut, in order.
+trait Stream {
+    /// Reads until `block` is filled up to its capacity or the stream ends. Returns how much was read.
+    fn fill(&mut self, block: &mut Vec<u8>) -> Result<usize, MakeError>;
+
+    /// What it comes from.
+    fn path(&self) -> &Path;
+}
+
+impl Stream for Archiver {
+    fn fill(&mut self, block: &mut Vec<u8>) -> Result<usize, MakeError> {
+        Ok(Archiver::fill(self, block)?)
+    }
+
+    fn path(&self) -> &Path {
+        self.top()
+    }
+}
+
 /// Cuts `input`, stores its chunks and writes the index and its `.id`. Blocks.
 ///
 /// # Errors
 /// [`MakeError`]; no index is left under its name then, unless only the `.id` could not be written.
 pub fn make(mut input: Input, plan: &Plan) -> Result<Made, MakeError> {
-    let cut = pipeline::run(&mut input, plan)?;
     let flags = match plan.digest {
         Digest::Sha512_256 => features::BLOB | features::SHA512_256,
         Digest::Sha256 => features::BLOB,
     };
+    let mode = input.mode();
+    cut(&mut input, mode, flags, plan)
+}
+
+/// Cuts the archive of the tree at `top`, stores its chunks and writes the index and its `.id`. Blocks. The digest is the
+/// one that the feature flags name.
+///
+/// # Errors
+/// As [`make`].
+pub fn make_tree(top: &Path, settings: Settings, plan: &Plan) -> Result<Made, MakeError> {
+    let mut archiver = Archiver::open(top, settings)?;
+    cut(&mut archiver, archive::mode(top)?, settings.features, plan)
+}
+
+/// The digest of an image, without making anything of it. Blocks.
+///
+/// # Errors
+/// When it cannot be read.
+pub fn digest(mut input: Input, digest: Digest) -> Result<ChunkId, MakeError> {
+    let mut hasher = digest.hasher();
+    let mut block = Vec::with_capacity(1 << 20);
+    while input.fill(&mut block)? > 0 {
+        hasher.update(&block);
+        block.clear();
+    }
+    Ok(hasher.finish())
+}
+
+fn cut(stream: &mut dyn Stream, mode: u32, flags: u64, plan: &Plan) -> Result<Made, MakeError> {
+    let cut = pipeline::run(stream, plan)?;
     let chunks = cut.ends.iter().zip(cut.ids).map(|(&end, id)| IndexChunk { end, id }).collect();
     let index = Index { flags, sizes: plan.sizes.to_array(), chunks };
     let bytes = index.to_bytes();
@@ -132,7 +187,7 @@ pub fn make(mut input: Input, plan: &Plan) -> Result<Made, MakeError> {
     plan.store.sync()?;
     // Between the two renames there is no .id rather than one that names another index.
     output::remove(&output::id_path(&plan.index))?;
-    output::write(&plan.index, input.mode(), &bytes)?;
-    output::write(&output::id_path(&plan.index), input.mode(), format!("{id}\n").as_bytes())?;
+    output::write(&plan.index, mode, &bytes)?;
+    output::write(&output::id_path(&plan.index), mode, format!("{id}\n").as_bytes())?;
     Ok(Made { stream: cut.stream, index: id, length: index.length(), chunks: index.chunks.len(), stored: cut.stored })
 }

@@ -9,8 +9,8 @@ use crate::support::data::Random;
 /// What must hold for any bytes; answers whether they were accepted.
 type AnyBytes = fn(&[u8]) -> bool;
 
-const TARGETS: [(&str, AnyBytes); 3] =
-    [("index", claims::index), ("chunk", claims::chunk), ("message", claims::message)];
+const TARGETS: [(&str, AnyBytes); 4] =
+    [("index", claims::index), ("chunk", claims::chunk), ("message", claims::message), ("archive", claims::archive)];
 
 fn corpus(target: &str) -> Vec<(String, Vec<u8>)> {
     let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fuzz/corpus").join(target);

@@ -3,7 +3,7 @@
 
 mod disk;
 mod hostile;
-mod web;
+pub mod web;
 
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::PathBuf;

@@ -2,6 +2,7 @@
 //! skipped aloud without it. `CASWARM_TESTS_REQUIRE_ALL=1` makes every skip a failure.
 #![allow(clippy::unwrap_used, clippy::expect_used, unreachable_pub)]
 
+mod archive;
 mod casync_formats;
 mod corpus;
 mod corrupt_input;
@@ -13,6 +14,7 @@ mod sim;
 mod source_contract;
 mod support;
 mod transport;
+mod trees;
 
 /// Every file here has to be a module of this file, or its tests would silently not run.
 #[test]

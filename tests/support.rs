@@ -2,6 +2,7 @@
 #![allow(dead_code, unused_imports, reason = "a helper may be there before the test that uses it")]
 
 pub mod data;
+pub mod disk;
 pub mod lan;
 pub mod need;
 pub mod nginx;

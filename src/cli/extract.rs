@@ -1,21 +1,26 @@
-//! `caswarm extract`: write the image that an index describes.
+//! `caswarm extract`: write the image or the tree that an index describes, or the tree of an archive.
 
+use std::ffi::OsString;
 use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use anyhow::Context;
 use clap::ArgAction;
 use indicatif::{ProgressBar, ProgressStyle};
 use proto::IndexId;
 
 use super::lan::LanArgs;
+use super::unpack::UnpackArgs;
 use super::{Global, parse_boolean, parse_bytes};
+use crate::browse::reader::ArchiveFile;
 use crate::exit::Exit;
 use crate::extract::network::Network;
 use crate::extract::progress::{Place, Progress};
 use crate::extract::report::Bytes;
 use crate::extract::target::TargetOptions;
+use crate::extract::tree::TreeTarget;
 use crate::extract::{self, Config, SourceOptions};
 use crate::node::identity::Identity;
 use crate::node::lan::Lan;
@@ -30,11 +35,14 @@ use crate::source::seed::SeedName;
                         same command: whatever is right in the target, or in the temporary file beside it, is kept."
 )]
 pub struct Args {
-    /// The index: a path, or an http:// or https:// URL.
-    #[arg(value_name = "INDEX.caibx")]
+    /// The index of an image (.caibx) or tree (.caidx): a path, or an http:// or https:// URL; or an archive (.catar).
+    #[arg(value_name = "INPUT")]
     index: String,
-    /// Where the image goes: a file, which appears when it is whole, or a block device.
+    /// Where it goes: an image to a file, which appears when it is whole, or a block device; a tree to a directory.
     target: PathBuf,
+    /// Only this path of a tree; it is put into the directory under its last name.
+    #[arg(value_name = "PATH")]
+    path: Option<OsString>,
 
     /// The chunk store: a directory or URL [default: default.castr beside the index].
     #[arg(long, env = "CASYNC_STORE", value_name = "STORE")]
@@ -43,10 +51,10 @@ pub struct Args {
     #[arg(long, value_name = "STORE")]
     extra_store: Vec<String>,
     /// A file or device to take chunks from, by its index: the one named, else FILE.caibx beside it, else it is cut
-    /// anew; may be repeated.
+    /// anew; for a tree also a directory; may be repeated.
     #[arg(long, value_name = "[INDEX:]FILE")]
     seed: Vec<String>,
-    /// Take chunks from the file that the target replaces, too.
+    /// Take chunks from the file that the target replaces, or from the directory that it updates, too.
     #[arg(long, value_name = "BOOL", default_value = "yes", value_parser = parse_boolean, action = ArgAction::Set)]
     seed_output: bool,
     /// Share blocks with seeds where the file system can.
@@ -82,6 +90,8 @@ pub struct Args {
     pub(super) no_lan: bool,
     #[command(flatten)]
     pub(super) lan: LanArgs,
+    #[command(flatten)]
+    unpack: UnpackArgs,
 }
 
 /// Extracts, and reports.
@@ -89,15 +99,15 @@ pub struct Args {
 /// # Errors
 /// Whatever stopped it.
 pub async fn run(args: Args, global: &Global) -> anyhow::Result<Exit> {
-    if [".caidx", ".catar"].iter().any(|kind| Location::parse(&args.index).file_name().ends_with(kind)) {
-        anyhow::bail!(
-            "{}: file trees are not built yet, only images; the index of an image ends in .caibx",
-            args.index
-        );
+    let kind = Location::parse(&args.index).file_name();
+    let kind = kind.rsplit_once('.').map(|(_, kind)| kind).unwrap_or_default();
+    if kind == "catar" {
+        return unpack(args, global).await;
     }
+    args.refuse_what_makes_no_sense(kind)?;
     let http = HttpClient::new(HttpOptions { rate_limit: args.rate_limit_bps, ..HttpOptions::default() })?;
     let network = network(&args, global)?;
-    let config = config(&args);
+    let config = config(&args, kind == "caidx");
     if args.dry_run {
         let plan = extract::dry_run(config, &network, &http).await?;
         if args.json {
@@ -107,7 +117,7 @@ pub async fn run(args: Args, global: &Global) -> anyhow::Result<Exit> {
         }
         return Ok(Exit::Ok);
     }
-    let progress = Arc::new(Progress::default());
+    let (best_effort, progress) = (args.unpack.best_effort(), Arc::new(Progress::default()));
     let shown = tokio::spawn(show(progress.clone(), !global.quiet && std::io::stderr().is_terminal()));
     let done = extract::run(config, &network, &http, progress).await;
     shown.abort();
@@ -125,7 +135,61 @@ pub async fn run(args: Args, global: &Global) -> anyhow::Result<Exit> {
         // The image is whole: who is tired of waiting loses nothing.
         _ = tokio::signal::ctrl_c() => {}
     }
-    Ok(Exit::Ok)
+    super::unpack::judge(report.complaints_total.unwrap_or(0), &report.complaints, best_effort)
+}
+
+/// An archive needs no network, no stores and no seeds.
+async fn unpack(args: Args, global: &Global) -> anyhow::Result<Exit> {
+    args.refuse_what_makes_no_sense("catar")?;
+    let Location::Path(archive) = Location::parse(&args.index) else {
+        anyhow::bail!("{}: an archive has to be a local file; of remote trees, extract the index (.caidx)", args.index);
+    };
+    let (target, best_effort) = (args.tree(), args.unpack.best_effort());
+    let started = std::time::Instant::now();
+    let unpacked = tokio::task::spawn_blocking(move || -> anyhow::Result<_> {
+        Ok(extract::tree::unpack(Box::new(ArchiveFile::open(&archive)?), None, &target)?)
+    });
+    let unpacked = unpacked.await.context("unpacking stopped")??;
+    if !global.quiet {
+        let seconds = started.elapsed().as_secs_f64();
+        let (entries, bytes) = (unpacked.entries, Bytes(unpacked.bytes));
+        eprintln!("{}: {entries} files and directories, {bytes}, in {seconds:.1} s", args.target.display());
+    }
+    super::unpack::judge(unpacked.complaints_total, &unpacked.complaints, best_effort)
+}
+
+impl Args {
+    /// What to do with a tree.
+    fn tree(&self) -> TreeTarget {
+        let directory = |seed: &&String| PathBuf::from(seed).is_dir();
+        TreeTarget {
+            directory: self.target.clone(),
+            path: self.path.as_ref().map(|path| path.as_encoded_bytes().to_owned()).unwrap_or_default(),
+            options: self.unpack.options(self.punch_holes),
+            seeds: self.seed.iter().filter(directory).map(PathBuf::from).collect(),
+        }
+    }
+
+    fn refuse_what_makes_no_sense(&self, kind: &str) -> anyhow::Result<()> {
+        let tree = kind == "caidx" || kind == "catar";
+        let wrong = [
+            (!tree && self.path.is_some(), "a path can be extracted from a tree only"),
+            (
+                !tree && self.unpack.is_given(),
+                "--with, --without, --delete, --undo-immutable, --uid-shift, --uid-range and --best-effort are for trees",
+            ),
+            (tree && self.in_place, "--in-place is for images; a tree is always updated in place"),
+            (tree && self.dry_run, "--dry-run is for images"),
+            (kind == "catar" && self.json, "--json is for indexes"),
+            (kind == "catar" && !self.seed.is_empty(), "--seed is for indexes"),
+            (kind == "catar" && !self.extra_store.is_empty(), "--extra-store is for indexes"),
+            (kind == "catar" && self.index_id.is_some(), "--index-id is for indexes"),
+        ];
+        match wrong.iter().find(|(wrong, _)| *wrong) {
+            Some((_, reason)) => anyhow::bail!("{}: {reason}", self.index),
+            None => Ok(()),
+        }
+    }
 }
 
 fn network(args: &Args, global: &Global) -> anyhow::Result<Lan> {
@@ -137,17 +201,23 @@ fn network(args: &Args, global: &Global) -> anyhow::Result<Lan> {
     Ok(Lan::new(config, control.filter(|_| !args.no_lan)))
 }
 
-fn config(args: &Args) -> Config {
+fn config(args: &Args, tree: bool) -> Config {
     let cores = || std::thread::available_parallelism().map_or(1, usize::from);
     Config {
         index: Location::parse(&args.index),
         index_id: args.index_id,
         target: args.target.clone(),
+        tree: tree.then(|| args.tree()),
         target_options: TargetOptions { in_place: args.in_place, punch_holes: args.punch_holes },
         sources: SourceOptions {
             store: args.store.as_deref().map(Location::parse),
             extra_stores: args.extra_store.iter().map(|store| Location::parse(store)).collect(),
-            seeds: args.seed.iter().map(|seed| SeedName::parse(seed)).collect(),
+            seeds: args
+                .seed
+                .iter()
+                .filter(|seed| !tree || !PathBuf::from(seed).is_dir())
+                .map(|seed| SeedName::parse(seed))
+                .collect(),
             seed_output: args.seed_output,
             reflink: args.reflink,
             neighbours: !args.no_lan,

@@ -1,5 +1,7 @@
 //! Values that several options take, spelt as casync spells them.
 
+use crate::format::digest::Digest;
+
 /// casync's booleans: 1/yes/y/true/t/on and 0/no/n/false/f/off, in any case.
 ///
 /// # Errors
@@ -30,6 +32,18 @@ pub fn parse_bytes(word: &str) -> Result<u64, String> {
     };
     let number: u64 = digits.parse().map_err(|_| format!("{word:?} is not a number of bytes"))?;
     number.checked_mul(1 << shift).ok_or_else(|| format!("{word} is too large"))
+}
+
+/// A digest by casync's names.
+///
+/// # Errors
+/// Any other word.
+pub(super) fn parse_digest(name: &str) -> Result<Digest, String> {
+    match name {
+        "default" | "sha512-256" => Ok(Digest::Sha512_256),
+        "sha256" => Ok(Digest::Sha256),
+        _ => Err("use sha512-256 or sha256".to_owned()),
+    }
 }
 
 #[cfg(test)]

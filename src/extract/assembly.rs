@@ -4,8 +4,8 @@
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use proto::{Holdings, Position};
 use roaring::RoaringBitmap;
@@ -21,6 +21,8 @@ pub struct Assembly {
     layout: Arc<Layout>,
     zeros: Zeros,
     held: Mutex<RoaringBitmap>,
+    /// Told when `held` grows, for whoever waits for a position.
+    grown: Condvar,
     /// Bytes of the target that are right, at every offset of the positions held.
     bytes_held: AtomicU64,
 }
@@ -28,7 +30,7 @@ pub struct Assembly {
 impl Assembly {
     /// A target in which nothing is known to be right yet.
     pub fn new(file: Arc<File>, layout: Arc<Layout>, zeros: Zeros) -> Self {
-        Self { file, layout, zeros, held: Mutex::default(), bytes_held: AtomicU64::new(0) }
+        Self { file, layout, zeros, held: Mutex::default(), grown: Condvar::new(), bytes_held: AtomicU64::new(0) }
     }
 
     /// What the target is to become.
@@ -96,10 +98,30 @@ impl Assembly {
     pub(super) fn mark(&self, position: Position) -> bool {
         let new = self.set().insert(position);
         if new {
+            self.grown.notify_all();
             let places = self.layout.offsets(position).len() as u64;
             self.bytes_held.fetch_add(places * u64::from(self.layout.length(position)), Ordering::Relaxed);
         }
         new
+    }
+
+    /// Waits until the position is held, or `stop` is set and [`Assembly::wake`] was called; says which.
+    pub(super) fn wait(&self, position: Position, stop: &AtomicBool) -> bool {
+        let mut held = self.set();
+        while !held.contains(position) {
+            if stop.load(Ordering::Relaxed) {
+                return false;
+            }
+            held = self.grown.wait(held).unwrap_or_else(PoisonError::into_inner);
+        }
+        true
+    }
+
+    /// Makes those that wait look whether they shall stop.
+    pub(super) fn wake(&self) {
+        // The lock is held by them from looking to waiting, so that none is missed.
+        drop(self.set());
+        self.grown.notify_all();
     }
 
     /// The file itself, for those that share blocks instead of writing, or look at what is there.

@@ -27,7 +27,7 @@ const BLOCK: usize = 4096;
 
 /// Writes `bytes` at `offset`, leaving out long runs of zeros that are whole blocks of the file; `punch` makes holes of
 /// them, for a file that may have something else there.
-pub(super) fn write_sparse(file: &File, bytes: &[u8], offset: u64, punch: bool) -> io::Result<()> {
+pub(crate) fn write_sparse(file: &File, bytes: &[u8], offset: u64, punch: bool) -> io::Result<()> {
     let mut written = 0;
     for hole in zero_runs(bytes, offset) {
         file.write_all_at(&bytes[written..hole.start], offset + written as u64)?;

@@ -60,8 +60,8 @@ pub struct FetchError {
 /// A finished image, for those that go on serving it.
 #[derive(Debug, Clone)]
 pub struct Finished {
-    /// Its final place.
-    pub path: PathBuf,
+    /// Its final place; `None` if it is no file of its own any more, as an archive that became a tree.
+    pub path: Option<PathBuf>,
     /// Names it.
     pub index_id: IndexId,
     /// The bytes of its index file.

@@ -10,6 +10,7 @@ use super::index_file::Whence;
 use super::network::NetworkReport;
 use super::plan::PlanBytes;
 use super::progress::{Blame, Place, Progress};
+use crate::tree::unpack::Unpacked;
 
 /// What an extraction did. Sizes are in bytes.
 #[derive(Debug, Clone, serde::Serialize)]
@@ -40,7 +41,13 @@ pub struct Report {
     pub corrupt_total: u64,
     /// The first hundred of them: who gave what.
     pub corrupt: Vec<Blame>,
-    /// From the start to the durable image.
+    /// Files and directories of a tree that were written, `null` for an image.
+    pub entries: Option<u64>,
+    /// Metadata of a tree that the target cannot have, `null` for an image.
+    pub complaints_total: Option<u64>,
+    /// The first hundred of them: where and what.
+    pub complaints: Vec<String>,
+    /// From the start to the durable image; a tree is not made durable.
     pub seconds: f64,
     /// `bytes_total` over `seconds`.
     pub rate: f64,
@@ -92,9 +99,21 @@ impl Report {
             duplicates: progress.duplicates() + network.duplicates,
             corrupt_total: progress.corrupt(),
             corrupt: progress.blames(),
+            entries: None,
+            complaints_total: None,
+            complaints: Vec::new(),
             seconds: (seconds * 1000.0).round() / 1000.0,
             rate: (progress.total() as f64 / seconds.max(0.001)).round(),
         }
+    }
+}
+
+impl Report {
+    pub(super) fn with_tree(mut self, unpacked: Unpacked) -> Self {
+        self.entries = Some(unpacked.entries);
+        self.complaints_total = Some(unpacked.complaints_total);
+        self.complaints = unpacked.complaints;
+        self
     }
 }
 
@@ -124,6 +143,9 @@ impl fmt::Display for Report {
             }
         }
         write!(f, "  from: {}", if parts.is_empty() { "nothing to do".to_owned() } else { parts.join(", ") })?;
+        if let Some(entries) = self.entries {
+            write!(f, "\n  {entries} files and directories")?;
+        }
         if self.duplicates > 0 {
             write!(f, "\n  {} chunks came twice", self.duplicates)?;
         }

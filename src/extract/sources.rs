@@ -33,16 +33,16 @@ pub struct SourceOptions {
 
 /// The stores by the way in which they are asked.
 #[derive(Default)]
-pub(super) struct Stores {
-    pub(super) local: Vec<StoreSource>,
-    pub(super) remote: Vec<HttpStore>,
+pub(crate) struct Stores {
+    pub(crate) local: Vec<StoreSource>,
+    pub(crate) remote: Vec<HttpStore>,
 }
 
 /// Opens the stores: local ones are looked at, remote ones are not asked yet.
 ///
 /// # Errors
 /// When a location is of a kind that is not supported, and when no store can be used and nobody else is there to ask.
-pub(super) fn open_stores(
+pub(crate) fn open_stores(
     options: &SourceOptions,
     index: &Location,
     layout: &Layout,

@@ -127,6 +127,27 @@ impl Target {
         }
     }
 
+    /// Opens a file that only this extraction uses, and that another run of it finds again, under a temporary name beside
+    /// `path`, which it never gets. Nobody else can read it.
+    ///
+    /// # Errors
+    /// [`TargetError`]: every reason that can be known before the first write.
+    pub fn open_spool(path: &Path, length: u64, index: IndexId) -> Result<Self, TargetError> {
+        let options = TargetOptions { in_place: false, punch_holes: true };
+        let target = Self::open_temporary(path, length, index, options, None)?;
+        let private = target.file.set_permissions(std::os::unix::fs::PermissionsExt::from_mode(0o600));
+        private.map_err(|error| target.error("making it private", error))?;
+        Ok(target)
+    }
+
+    /// Removes the file of [`Target::open_spool`]. Whoever has it open can go on reading.
+    ///
+    /// # Errors
+    /// What the system said.
+    pub fn discard(&self) -> Result<(), TargetError> {
+        std::fs::remove_file(self.working_path()).map_err(|error| self.error("removing it", error))
+    }
+
     /// What an extraction would find there, for a plan that writes nothing: the file to look into, if there is any.
     pub fn peek(path: &Path, index: IndexId, options: TargetOptions) -> Option<File> {
         let in_place =

@@ -16,6 +16,14 @@ pub enum Digest {
 }
 
 impl Digest {
+    /// The digest that a feature flags word names.
+    pub fn of_features(flags: u64) -> Self {
+        match flags & super::features::SHA512_256 {
+            0 => Digest::Sha256,
+            _ => Digest::Sha512_256,
+        }
+    }
+
     /// The id of a chunk with these uncompressed bytes.
     pub fn id(self, bytes: &[u8]) -> ChunkId {
         ChunkId(match self {

@@ -149,10 +149,7 @@ impl Index {
 
     /// Which digest the ids are.
     pub fn digest(&self) -> Digest {
-        match self.flags & features::SHA512_256 {
-            0 => Digest::Sha256,
-            _ => Digest::Sha512_256,
-        }
+        Digest::of_features(self.flags)
     }
 
     /// Length of the stream in bytes; 0 if there is no chunk.

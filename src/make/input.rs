@@ -6,7 +6,7 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
-use super::{MakeError, file_system};
+use super::{MakeError, Stream, file_system};
 
 /// An image, open at its beginning.
 pub struct Input {
@@ -33,7 +33,7 @@ impl Input {
         let metadata = file.metadata().map_err(failed)?;
         let kind = metadata.file_type();
         if kind.is_dir() {
-            let reason = "is a directory; only files and block devices can be made into images so far";
+            let reason = "is a directory; the index of a tree ends in .caidx";
             return Err(MakeError::Unsuitable { path: path.to_owned(), reason });
         }
         let length = match (kind.is_file(), kind.is_block_device()) {
@@ -46,18 +46,14 @@ impl Input {
         Ok(Self { file, path: path.to_owned(), length, read: 0, mode })
     }
 
-    /// What it was opened as.
-    pub fn path(&self) -> &Path {
-        &self.path
-    }
-
     /// Permission bits for the files made of it.
     pub(super) fn mode(&self) -> u32 {
         self.mode
     }
+}
 
-    /// Reads until `block` is filled up to its capacity or the image ends. Returns how much was read.
-    pub(super) fn fill(&mut self, block: &mut Vec<u8>) -> Result<usize, MakeError> {
+impl Stream for Input {
+    fn fill(&mut self, block: &mut Vec<u8>) -> Result<usize, MakeError> {
         let room = (block.capacity() - block.len()) as u64;
         let wanted = self.length.map_or(room, |length| room.min(length - self.read));
         let read = (&self.file)
@@ -71,6 +67,10 @@ impl Input {
             }
             _ => Ok(read),
         }
+    }
+
+    fn path(&self) -> &Path {
+        &self.path
     }
 }
 

@@ -2,7 +2,7 @@
 //! step on the disk before the next.
 
 use std::ffi::OsString;
-use std::fs::{self, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::hash::{BuildHasher, RandomState};
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
@@ -29,31 +29,62 @@ pub(super) fn remove(path: &Path) -> Result<(), MakeError> {
 
 /// Writes a file with these permissions (less the umask) in the place of whatever is there.
 pub(super) fn write(path: &Path, mode: u32, bytes: &[u8]) -> Result<(), MakeError> {
-    let failed = |source| MakeError::Output { path: path.to_owned(), source };
-    let name = path.file_name().ok_or_else(|| failed(io::Error::other("not a file name")))?;
-    let mut temporary = OsString::from(".#");
-    temporary.push(name);
-    temporary.push(format!("{:016x}", RandomState::new().hash_one(std::process::id())));
-    let temporary = path.with_file_name(temporary);
-    let renamed = OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(mode)
-        .open(&temporary)
-        .and_then(|mut file| file.write_all(bytes).and_then(|()| file.sync_all()))
-        .and_then(|()| fs::rename(&temporary, path));
-    renamed.map_err(|source| {
-        let _ = fs::remove_file(&temporary);
-        failed(source)
-    })?;
-    sync_directory(path).map_err(failed)
+    let mut output = Output::create(path, mode)?;
+    output.write(bytes)?;
+    output.finish()
+}
+
+/// A file in the making, under another name. Dropped before it is finished it disappears.
+pub(super) struct Output {
+    file: File,
+    path: PathBuf,
+    temporary: Option<PathBuf>,
+}
+
+impl Output {
+    pub(super) fn create(path: &Path, mode: u32) -> Result<Self, MakeError> {
+        let failed = |source| MakeError::Output { path: path.to_owned(), source };
+        let name = path.file_name().ok_or_else(|| failed(io::Error::other("not a file name")))?;
+        let mut temporary = OsString::from(".#");
+        temporary.push(name);
+        temporary.push(format!("{:016x}", RandomState::new().hash_one(std::process::id())));
+        let temporary = path.with_file_name(temporary);
+        let file = OpenOptions::new().write(true).create_new(true).mode(mode).open(&temporary).map_err(failed)?;
+        Ok(Self { file, path: path.to_owned(), temporary: Some(temporary) })
+    }
+
+    pub(super) fn write(&mut self, bytes: &[u8]) -> Result<(), MakeError> {
+        self.file.write_all(bytes).map_err(|source| self.failed(source))
+    }
+
+    /// Makes it durable and gives it its name.
+    pub(super) fn finish(mut self) -> Result<(), MakeError> {
+        self.file.sync_all().map_err(|source| self.failed(source))?;
+        if let Some(temporary) = &self.temporary {
+            fs::rename(temporary, &self.path).map_err(|source| self.failed(source))?;
+        }
+        self.temporary = None;
+        sync_directory(&self.path).map_err(|source| self.failed(source))
+    }
+
+    fn failed(&self, source: io::Error) -> MakeError {
+        MakeError::Output { path: self.path.clone(), source }
+    }
+}
+
+impl Drop for Output {
+    fn drop(&mut self) {
+        if let Some(temporary) = &self.temporary {
+            let _ = fs::remove_file(temporary);
+        }
+    }
 }
 
 /// Writes the names in a file's directory to the disk, where its file system can.
 fn sync_directory(path: &Path) -> io::Result<()> {
     let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     // One may be allowed to write in a directory and not to open it.
-    let Ok(directory) = fs::File::open(directory) else { return Ok(()) };
+    let Ok(directory) = File::open(directory) else { return Ok(()) };
     match directory.sync_all() {
         Err(error) if matches!(error.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::Unsupported) => Ok(()),
         result => result,

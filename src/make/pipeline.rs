@@ -10,7 +10,7 @@ use std::thread;
 use bytes::Bytes;
 use proto::ChunkId;
 
-use super::{Input, MakeError, Plan};
+use super::{MakeError, Plan, Stream};
 use crate::chunk::{Chunk, Encoding, name_many};
 use crate::format::chunker::Chunker;
 use crate::format::compression::Compressor;
@@ -50,7 +50,7 @@ struct Shared<'a> {
 }
 
 /// Does it all; returns when every chunk is stored.
-pub(super) fn run(input: &mut Input, plan: &Plan) -> Result<Cut, MakeError> {
+pub(super) fn run(input: &mut dyn Stream, plan: &Plan) -> Result<Cut, MakeError> {
     let threads = plan.threads.max(1);
     // Each worker has one block and one waits for it; the stream's digest is at one with one waiting; one is read.
     let block = (MEMORY / (2 * threads + 3)).clamp(256 << 10, 4 << 20).max(2 * plan.sizes.max() as usize);
@@ -99,7 +99,7 @@ pub(super) fn run(input: &mut Input, plan: &Plan) -> Result<Cut, MakeError> {
 
 /// Reads and cuts to the end. Returns early, with what there is, if nobody takes the batches any more.
 fn read(
-    input: &mut Input,
+    input: &mut dyn Stream,
     plan: &Plan,
     block: usize,
     to_workers: &SyncSender<Batch>,

@@ -91,8 +91,8 @@ impl Network for Lan {
 
     fn finished(&self, image: Finished) -> BoxFuture<'_, ()> {
         Box::pin(async move {
-            if let Some(socket) = &self.control {
-                match control::add_image(socket, &image.path, &image.index).await {
+            if let (Some(socket), Some(path)) = (&self.control, &image.path) {
+                match control::add_image(socket, path, &image.index).await {
                     Ok(()) => {
                         tracing::info!("the running node serves the image from now on");
                         return;

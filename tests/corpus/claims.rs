@@ -3,6 +3,7 @@
 
 use bytes::Bytes;
 use caswarm::chunk::{Claim, Encoded, Encoding, verify, verify_many};
+use caswarm::format::archive::{ArchiveError, Decoder, Encoder, Event, find};
 use caswarm::format::compression::Decompressor;
 use caswarm::format::digest::Digest;
 use caswarm::format::index::Index;
@@ -49,5 +50,57 @@ pub fn message(body: &[u8]) -> bool {
     let (prefix, again) = frame.split_first_chunk().unwrap_or_else(|| panic!("a frame without a prefix"));
     assert_eq!(codec::message_length(*prefix), Ok(again.len()));
     assert_eq!(codec::decode(again), Ok(message));
+    true
+}
+
+/// An archive that is read is written back as it was, if its lookup tables are there; each of its paths is found where
+/// it was read, and nothing is read beyond its end.
+pub fn archive(bytes: &[u8]) -> bool {
+    let mut decoder = Decoder::new(None);
+    let (mut input, mut encoder, mut out) = (bytes, None, Vec::new());
+    let (mut paths, mut directories) = (Vec::new(), Vec::new());
+    loop {
+        match decoder.next(&mut input) {
+            Ok(Some(Event::Enter(node))) => {
+                let word = u64::from_le_bytes(std::array::from_fn(|at| bytes[16 + at]));
+                let encoder = encoder.get_or_insert_with(|| Encoder::new(word));
+                let written = match node.name.as_slice() {
+                    b"" => encoder.root(&node.entry, &mut out),
+                    name => encoder.child(name, &node.entry, &mut out),
+                };
+                written.unwrap_or_else(|error| panic!("{node:?}: {error}"));
+                directories.push(node.entry.is_directory());
+                let offset = node.offset;
+                paths.push((decoder.path(), offset));
+            }
+            Ok(Some(Event::Content(content))) => {
+                out.extend_from_slice(content);
+                encoder.as_mut().map(|encoder| encoder.content(content.len() as u64));
+            }
+            Ok(Some(Event::Leave)) => {
+                if directories.pop() == Some(true) {
+                    encoder.as_mut().map(|encoder| encoder.end(&mut out));
+                }
+            }
+            Ok(Some(Event::End)) => break,
+            Ok(None) => {
+                assert_eq!(decoder.truncated().offset, bytes.len() as u64);
+                return false;
+            }
+            Err(error) => {
+                assert!(error.offset <= bytes.len() as u64);
+                return false;
+            }
+        }
+    }
+    let read = &bytes[..bytes.len() - input.len()];
+    assert!(out == read || out.len() > read.len(), "another archive than the one that was read");
+    for (path, offset) in paths.iter().filter(|_| out == bytes) {
+        let found = find(path, bytes.len() as u64, |at, buffer| {
+            buffer.copy_from_slice(&bytes[at as usize..][..buffer.len()]);
+            Ok::<_, ArchiveError>(())
+        });
+        assert_eq!(found.map(|found| found.map(|found| found.offset)), Ok(Some(*offset)), "{path:?}");
+    }
     true
 }

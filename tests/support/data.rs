@@ -25,6 +25,12 @@ impl Random {
         (self.next() % bound.max(1) as u64) as usize
     }
 
+    /// A number in `0..bound`, more often a small one.
+    pub fn below_squared(&mut self, bound: usize) -> usize {
+        let below = self.below(bound);
+        self.below(below + 1)
+    }
+
     /// Bytes that do not compress.
     pub fn bytes(&mut self, length: usize) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(length + 8);

@@ -1,0 +1,452 @@
+//! Nodes of an archive become files: the other way round of [`super::walk`]. Never outside of the target: every step
+//! down is one name in a directory that is open, and no symbolic link is followed below the top. A file appears under
+//! its name when it is whole, unless its directory is new too; what is there already is replaced, or kept if it is a
+//! directory. Metadata are put in the order in which one does not undo the other.
+//!
+//! What the file system or the user cannot have of metadata is no reason to stop: it is collected, by path, for the
+//! caller to judge. Nothing is written through to the disk here, as casync does not either.
+
+mod metadata;
+mod place;
+
+use std::ffi::{CString, OsStr};
+use std::fs::File;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+
+use super::owners::{Owners, Shift};
+use super::{attributes, read};
+use crate::extract::holes::write_sparse;
+use crate::format::archive::{Entry, Kind};
+use crate::format::features;
+
+/// How a tree is put back.
+#[derive(Debug, Clone, Copy)]
+pub struct Options {
+    /// Which features are put back, of those that the archive has.
+    pub wanted: u64,
+    /// How owners' numbers change.
+    pub shift: Shift,
+    /// Remove what is not in the archive.
+    pub delete: bool,
+    /// What is in the way may be immutable or append-only.
+    pub undo_immutable: bool,
+    /// Zeros become holes.
+    pub punch_holes: bool,
+}
+
+/// Why unpacking ended early.
+#[derive(Debug, thiserror::Error)]
+#[error("{path}: {doing}: {error}")]
+pub struct UnpackError {
+    /// The file or directory.
+    pub path: PathBuf,
+    /// What was being done.
+    pub doing: &'static str,
+    /// What the system said.
+    pub error: io::Error,
+}
+
+/// What was done.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Unpacked {
+    /// Files, directories and all others, the top included.
+    pub entries: u64,
+    /// Bytes of content.
+    pub bytes: u64,
+    /// How many things could not be put back.
+    pub complaints_total: u64,
+    /// The first hundred of them, each with its path.
+    pub complaints: Vec<String>,
+}
+
+/// How many complaints are kept word for word.
+const COMPLAINTS: usize = 100;
+
+/// A tree being written.
+pub struct Unpacker {
+    options: Options,
+    owners: Owners,
+    top: PathBuf,
+    open: Vec<Directory>,
+    file: Option<NewFile>,
+    done: Unpacked,
+    temporary: u64,
+}
+
+/// A directory that is open.
+struct Directory {
+    fd: OwnedFd,
+    name: CString,
+    /// What it is to become; `None` for a top that is only there to hold what is unpacked.
+    becomes: Option<(Entry, u64)>,
+    /// It was made just now, and nobody else looks at it.
+    fresh: bool,
+    /// What is made in it may get attributes from it.
+    inherits: bool,
+    /// The names that belong into it, in order.
+    names: Vec<Vec<u8>>,
+}
+
+/// A file that is being written.
+struct NewFile {
+    file: File,
+    name: CString,
+    temporary: Option<CString>,
+    entry: Entry,
+    replay: u64,
+    offset: u64,
+}
+
+type Doing<T> = Result<T, (&'static str, Errno)>;
+
+impl Unpacker {
+    /// Opens the directory that is the target, or makes it.
+    ///
+    /// # Errors
+    /// When there is something else, or it cannot be opened.
+    pub fn open(top: &Path, options: Options) -> Result<Self, UnpackError> {
+        let failed = |doing| move |error: Errno| UnpackError { path: top.to_owned(), doing, error: error.into() };
+        let fresh = match rustix::fs::mkdir(top, Mode::from_raw_mode(0o777)) {
+            Ok(()) => true,
+            Err(Errno::EXIST) => false,
+            Err(error) => return Err(failed("making the directory")(error)),
+        };
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let fd = rustix::fs::open(top, flags, Mode::empty()).map_err(failed("opening the directory"))?;
+        let inherits = inherits(&fd);
+        let base = Directory { fd, name: CString::default(), becomes: None, fresh, inherits, names: Vec::new() };
+        Ok(Self {
+            options,
+            owners: Owners::default(),
+            top: top.to_owned(),
+            open: vec![base],
+            file: None,
+            done: Unpacked::default(),
+            temporary: crate::source::random(),
+        })
+    }
+
+    /// The next node. With an empty name it is the top itself, else an entry of the innermost open directory. `word` is
+    /// the archive's feature flags word.
+    ///
+    /// # Errors
+    /// When it cannot be made; metadata that cannot be had are complaints.
+    pub fn enter(&mut self, name: &[u8], entry: Entry, word: u64) -> Result<(), UnpackError> {
+        let replay = features::replayed(word, self.options.wanted);
+        if entry.kind.feature() & !replay != 0 {
+            return Ok(());
+        }
+        self.done.entries += 1;
+        if name.is_empty() {
+            let entered = self.enter_top(entry, replay);
+            return entered.map_err(|(doing, error)| self.failed(&[], doing, error));
+        }
+        // The decoder let no NUL through.
+        let c_name = CString::new(name).map_err(|_| self.failed(name, "its name", Errno::INVAL))?;
+        let entered = match entry.kind {
+            Kind::Directory => self.enter_directory(c_name, entry, replay),
+            Kind::File { .. } => self.enter_file(c_name, entry, replay),
+            _ => self.make_special(&c_name, &entry, replay),
+        };
+        entered.map_err(|(doing, error)| self.failed(name, doing, error))
+    }
+
+    /// The next bytes of the file that was entered last.
+    ///
+    /// # Errors
+    /// When they cannot be written.
+    pub fn content(&mut self, bytes: &[u8]) -> Result<(), UnpackError> {
+        let Some(file) = &mut self.file else { return Ok(()) };
+        let written = match self.options.punch_holes {
+            true => write_sparse(&file.file, bytes, file.offset, false),
+            false => io::Write::write_all(&mut &file.file, bytes),
+        };
+        file.offset += bytes.len() as u64;
+        self.done.bytes += bytes.len() as u64;
+        let name = file.name.clone();
+        written.map_err(|error| UnpackError { path: self.path(name.to_bytes()), doing: "writing", error })
+    }
+
+    /// The innermost node is complete.
+    ///
+    /// # Errors
+    /// When it cannot be given its name, or what does not belong there cannot be removed.
+    pub fn leave(&mut self, directory: bool) -> Result<(), UnpackError> {
+        if let Some(file) = self.file.take() {
+            let name = file.name.clone();
+            return self.leave_file(file).map_err(|(doing, error)| self.failed(name.to_bytes(), doing, error));
+        }
+        if directory && let Some(directory) = self.open.pop() {
+            let name = directory.name.clone();
+            let left = self.leave_directory(directory);
+            return left.map_err(|(doing, error)| self.failed(name.to_bytes(), doing, error));
+        }
+        Ok(())
+    }
+
+    /// What was done, after the last node was left.
+    pub fn finish(self) -> Unpacked {
+        self.done
+    }
+
+    fn enter_top(&mut self, entry: Entry, replay: u64) -> Doing<()> {
+        let subvolume = replay & entry.attributes & features::SUBVOLUME != 0;
+        let Some(mut base) = self.open.pop() else { return Ok(()) };
+        if base.fresh && subvolume {
+            base.fd = self.top_as_subvolume()?;
+        } else if base.fresh && metadata::has_permissions(replay) {
+            // Nobody else looks inside before it has its own permissions.
+            let _ = place::chmod(&base.fd, 0o700);
+        } else if !base.fresh {
+            if replay & features::SUBVOLUME != 0 {
+                self.check_subvolume(&base.fd, &base.name, subvolume)?;
+            }
+            self.prepare_directory(&base.fd)?;
+        }
+        let early = metadata::early(&entry, replay);
+        if base.inherits || !base.fresh || early.is_some_to_set() {
+            let done = early.apply(&base.fd);
+            self.complain_all(&[], done);
+        }
+        base.inherits = inherits(&base.fd);
+        base.becomes = Some((entry, replay));
+        self.open.push(base);
+        Ok(())
+    }
+
+    /// Replaces the top, which was made just now, by a subvolume.
+    fn top_as_subvolume(&self) -> Doing<OwnedFd> {
+        let doing = "making it a subvolume";
+        let real = self.top.canonicalize().map_err(|_| (doing, Errno::NOENT))?;
+        let (Some(parent), Some(name)) = (real.parent(), real.file_name()) else { return Err((doing, Errno::EXIST)) };
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let parent = rustix::fs::open(parent, flags, Mode::empty()).map_err(|error| (doing, error))?;
+        rustix::fs::rmdir(&real).map_err(|error| (doing, error))?;
+        attributes::create_subvolume(&parent, name.as_bytes()).map_err(|error| (doing, error))?;
+        rustix::fs::openat(&parent, name, flags | OFlags::NOFOLLOW, Mode::empty()).map_err(|error| (doing, error))
+    }
+
+    fn enter_directory(&mut self, name: CString, entry: Entry, replay: u64) -> Doing<()> {
+        let subvolume = replay & entry.attributes & features::SUBVOLUME != 0;
+        let parent = self.parent(&name)?;
+        // Nobody else looks inside before it has its own permissions.
+        let mode = if metadata::has_permissions(replay) { 0o700 } else { 0o777 };
+        let (fd, fresh) = self.open_directory(&parent, &name, subvolume, mode)?;
+        if !fresh && replay & features::SUBVOLUME != 0 {
+            self.check_subvolume(&fd, &name, subvolume)?;
+        }
+        if !fresh {
+            self.prepare_directory(&fd)?;
+        }
+        let early = metadata::early(&entry, replay);
+        let inherited = self.open.last().is_some_and(|parent| parent.inherits);
+        if inherited || !fresh || early.is_some_to_set() {
+            let done = early.apply(&fd);
+            self.complain_all(name.to_bytes(), done);
+        }
+        let inherits = inherits(&fd);
+        let becomes = Some((entry, replay));
+        self.open.push(Directory { fd, name, becomes, fresh, inherits, names: Vec::new() });
+        Ok(())
+    }
+
+    /// An existing directory must let us in.
+    fn prepare_directory(&mut self, fd: &OwnedFd) -> Doing<()> {
+        let stat = read::stat(fd).map_err(|error| ("looking at it", error))?;
+        if self.options.undo_immutable {
+            let _ = attributes::set_chattr(fd, 0, place::UNCHANGEABLE);
+        }
+        if stat.st_mode & 0o700 != 0o700 && !rustix::process::geteuid().is_root() {
+            let _ = place::chmod(fd, stat.st_mode & 0o7777 | 0o700);
+        }
+        Ok(())
+    }
+
+    fn enter_file(&mut self, name: CString, entry: Entry, replay: u64) -> Doing<()> {
+        let parent = self.parent(&name)?;
+        let (fresh, inherits) = self.open.last().map_or((false, false), |parent| (parent.fresh, parent.inherits));
+        let mode = if metadata::has_permissions(replay) { 0o600 } else { 0o666 };
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let temporary = if fresh { None } else { Some(self.temporary_name()) };
+        let open = |name: &CString| rustix::fs::openat(&parent, name, flags, Mode::from_raw_mode(mode));
+        let opened = open(temporary.as_ref().unwrap_or(&name));
+        let file: File = opened.map_err(|error| ("making the file", error))?.into();
+        let early = metadata::early(&entry, replay);
+        if inherits || early.is_some_to_set() {
+            let done = early.apply(&file);
+            self.complain_all(name.to_bytes(), done);
+        }
+        self.file = Some(NewFile { file, name, temporary, entry, replay, offset: 0 });
+        Ok(())
+    }
+
+    fn leave_file(&mut self, new: NewFile) -> Doing<()> {
+        let NewFile { file, name, temporary, entry, replay, offset } = new;
+        let discard = |unpacker: &Self, error| {
+            if let (Some(temporary), Some(parent)) = (&temporary, unpacker.open.last()) {
+                let _ = place::unlink(&parent.fd, temporary);
+            }
+            error
+        };
+        if self.options.punch_holes && offset > 0 {
+            // A hole at the end was skipped, not written.
+            let sized = rustix::fs::ftruncate(&file, offset);
+            sized.map_err(|error| discard(self, ("setting its length", error)))?;
+        }
+        let inherits = self.open.last().is_some_and(|parent| parent.inherits);
+        let done = metadata::apply(&file, &entry, replay, self.options.shift, &mut self.owners, inherits);
+        self.complain_all(name.to_bytes(), done);
+        if let Some(temporary) = &temporary {
+            self.install(temporary, &name).map_err(|error| discard(self, error))?;
+        }
+        let done = metadata::late(&file, &entry, replay, inherits);
+        self.complain_all(name.to_bytes(), done);
+        Ok(())
+    }
+
+    /// Symbolic links, devices, pipes and sockets.
+    fn make_special(&mut self, name: &CString, entry: &Entry, replay: u64) -> Doing<()> {
+        let parent = self.parent(name)?;
+        let fresh = self.open.last().is_some_and(|parent| parent.fresh);
+        let temporary = if fresh { None } else { Some(self.temporary_name()) };
+        let at = temporary.as_ref().unwrap_or(name);
+        match place::make(&parent, at, entry) {
+            Ok(()) => {}
+            Err(error @ (Errno::PERM | Errno::OPNOTSUPP | Errno::INVAL | Errno::NOSYS | Errno::NODEV)) => {
+                self.complain(name.to_bytes(), "cannot be made here", error.into());
+                return Ok(());
+            }
+            Err(error) => return Err(("making it", error)),
+        }
+        let done = metadata::apply_at(&parent, at, entry, replay, self.options.shift, &mut self.owners);
+        self.complain_all(name.to_bytes(), done);
+        match &temporary {
+            Some(temporary) => self.install(temporary, name).inspect_err(|_| {
+                let _ = place::unlink(&parent, temporary);
+            }),
+            None => Ok(()),
+        }
+    }
+
+    fn leave_directory(&mut self, directory: Directory) -> Doing<()> {
+        let Some((entry, replay)) = &directory.becomes else { return Ok(()) };
+        if self.options.delete && !directory.fresh {
+            let base = self.path(directory.name.to_bytes());
+            let mut left = Vec::new();
+            place::delete_others(&directory.fd, &directory.names, self.options.undo_immutable, &base, &mut left)?;
+            left.into_iter().for_each(|(name, what)| self.complain_text(name, what));
+        }
+        let name = directory.name.to_bytes();
+        let done = metadata::apply(&directory.fd, entry, *replay, self.options.shift, &mut self.owners, true);
+        self.complain_all(name, done);
+        let done = metadata::late(&directory.fd, entry, *replay, true);
+        self.complain_all(name, done);
+        Ok(())
+    }
+
+    /// The innermost open directory, which gets one more name that belongs into it.
+    fn parent(&mut self, name: &CString) -> Doing<OwnedFd> {
+        let Some(parent) = self.open.last_mut() else { return Err(("looking for its directory", Errno::NOENT)) };
+        parent.names.push(name.to_bytes().to_owned());
+        parent.fd.try_clone().map_err(|_| ("looking for its directory", Errno::MFILE))
+    }
+
+    fn open_directory(&self, parent: &OwnedFd, name: &CString, subvolume: bool, mode: u32) -> Doing<(OwnedFd, bool)> {
+        let make = || match subvolume {
+            true => attributes::create_subvolume(parent, name.to_bytes()),
+            false => rustix::fs::mkdirat(parent, name, Mode::from_raw_mode(mode)),
+        };
+        let mut made = make();
+        if made == Err(Errno::EXIST) && place::is_directory(parent, name) == Some(false) {
+            place::remove(parent, name, self.options.undo_immutable)
+                .map_err(|error| ("replacing what is there", error))?;
+            made = make();
+        }
+        let fresh = match made {
+            Ok(()) => true,
+            Err(Errno::EXIST) => false,
+            Err(error) => return Err(("making the directory", error)),
+        };
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let open = || rustix::fs::openat(parent, name, flags, Mode::empty());
+        let opened = open().or_else(|error| match error {
+            Errno::ACCESS if !fresh => {
+                place::chmod_at(parent, name, 0o700)?;
+                open()
+            }
+            error => Err(error),
+        });
+        Ok((opened.map_err(|error| ("opening the directory", error))?, fresh))
+    }
+
+    fn check_subvolume(&mut self, fd: &OwnedFd, name: &CString, wanted: bool) -> Doing<()> {
+        let is = attributes::is_read_only_subvolume(fd);
+        if wanted != is.is_ok() {
+            let reason = io::Error::other("is there already, but one is a subvolume and the other is not");
+            self.complain(name.to_bytes(), "subvolume", reason);
+        }
+        if is == Ok(true) {
+            let writable = attributes::set_read_only_subvolume(fd, false);
+            return writable.map_err(|error| ("making the subvolume writable", error));
+        }
+        Ok(())
+    }
+
+    /// Gives something that is complete its name, in the place of whatever has it.
+    fn install(&self, temporary: &CString, name: &CString) -> Doing<()> {
+        let Some(parent) = self.open.last() else { return Ok(()) };
+        let installed = place::rename(&parent.fd, temporary, name).or_else(|error| match error {
+            Errno::ISDIR | Errno::EXIST | Errno::NOTEMPTY | Errno::PERM => {
+                place::remove(&parent.fd, name, self.options.undo_immutable)?;
+                place::rename(&parent.fd, temporary, name)
+            }
+            error => Err(error),
+        });
+        installed.map_err(|error| ("replacing what is there", error))
+    }
+
+    fn temporary_name(&mut self) -> CString {
+        self.temporary = self.temporary.wrapping_add(1);
+        CString::new(format!(".#caswarm{:016x}", self.temporary)).unwrap_or_default()
+    }
+
+    fn complain_all(&mut self, name: &[u8], failures: Vec<metadata::Failure>) {
+        failures.into_iter().for_each(|(what, error)| self.complain(name, what, error));
+    }
+
+    fn complain(&mut self, name: &[u8], what: &str, error: io::Error) {
+        let path = self.path(name);
+        self.complain_text(path, format!("{what}: {error}"));
+    }
+
+    fn complain_text(&mut self, path: PathBuf, what: String) {
+        self.done.complaints_total += 1;
+        if self.done.complaints.len() < COMPLAINTS {
+            self.done.complaints.push(format!("{}: {what}", path.display()));
+        }
+    }
+
+    /// The path of something in the innermost open directory.
+    fn path(&self, name: &[u8]) -> PathBuf {
+        let mut path = self.top.clone();
+        let names = self.open.iter().map(|directory| directory.name.to_bytes()).chain([name]);
+        names.filter(|name| !name.is_empty()).for_each(|name| path.push(OsStr::from_bytes(name)));
+        path
+    }
+
+    fn failed(&self, name: &[u8], doing: &'static str, error: Errno) -> UnpackError {
+        UnpackError { path: self.path(name), doing, error: error.into() }
+    }
+}
+
+/// Whether what is made in a directory may get attributes or an access control list from it.
+fn inherits(directory: &OwnedFd) -> bool {
+    let list = rustix::fs::fgetxattr(directory, super::posix_acl::DEFAULT, &mut [0; 0][..]);
+    attributes::chattr(directory).is_ok_and(|flags| flags != 0) || list.is_ok_and(|length| length > 0)
+}
