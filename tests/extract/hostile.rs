@@ -106,7 +106,8 @@ fn a_neighbour_that_does_harm_is_found_out_and_the_image_is_right_all_the_same()
         let bootstrap = hostile.addr.to_string();
         let mut command = place.caswarm();
         command.current_dir(place.dir.path()).args(["extract", "--json", "--linger", "0", "--network", &network]);
-        command.args(["--bootstrap", &bootstrap, &web.url("v1.caibx"), "out.img"]);
+        // Slow enough that the origin is not done before the neighbour is asked.
+        command.args(["--rate-limit-bps", "700K", "--bootstrap", &bootstrap, &web.url("v1.caibx"), "out.img"]);
         let ran = run(&mut command).ok();
         assert_file_is(&place.path("out.img"), &place.image);
         assert!(hostile.wants.load(Ordering::Relaxed) > 0, "{harm:?}: it was never asked");
