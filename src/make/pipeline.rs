@@ -105,15 +105,16 @@ fn read(
     to_workers: &SyncSender<Batch>,
     to_digest: &SyncSender<Bytes>,
 ) -> Result<Vec<u64>, MakeError> {
+    let pool = Pool { block, free: Arc::default() };
     let mut chunker = Chunker::new(plan.sizes);
     let mut ends = Vec::new();
     let mut offset = 0;
     let mut rest = Bytes::new();
     for number in 0.. {
-        let mut bytes = Vec::with_capacity(block);
+        let mut bytes = pool.take();
         bytes.extend_from_slice(&rest);
         let read = input.fill(&mut bytes)?;
-        let bytes = Bytes::from(bytes);
+        let bytes = pool.lend(bytes);
         let mut chunks = Vec::new();
         let (mut start, mut seen) = (0, rest.len());
         while let Some(cut) = chunker.next_cut(&bytes[seen..]) {
@@ -138,6 +139,42 @@ fn read(
         }
     }
     Ok(ends)
+}
+
+/// Memory of blocks that are done with, for the next: new memory would be cleared by the kernel each time.
+struct Pool {
+    block: usize,
+    free: Arc<Mutex<Vec<Vec<u8>>>>,
+}
+
+impl Pool {
+    /// An empty block.
+    fn take(&self) -> Vec<u8> {
+        lock(&self.free).pop().unwrap_or_else(|| Vec::with_capacity(self.block))
+    }
+
+    /// The bytes, for whoever needs them; the last to drop them gives the memory back.
+    fn lend(&self, bytes: Vec<u8>) -> Bytes {
+        Bytes::from_owner(Lent { bytes, free: Arc::clone(&self.free) })
+    }
+}
+
+struct Lent {
+    bytes: Vec<u8>,
+    free: Arc<Mutex<Vec<Vec<u8>>>>,
+}
+
+impl AsRef<[u8]> for Lent {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+impl Drop for Lent {
+    fn drop(&mut self) {
+        self.bytes.clear();
+        lock(&self.free).push(std::mem::take(&mut self.bytes));
+    }
 }
 
 fn stream_digest(mut hasher: Hasher, pieces: &Receiver<Bytes>) -> ChunkId {
