@@ -12,6 +12,7 @@ pub mod connected;
 pub mod dht;
 pub mod discovery;
 mod doors;
+pub mod extracted;
 pub mod fetch;
 pub mod frame;
 pub mod holder;
@@ -24,6 +25,7 @@ mod recent;
 mod serve;
 pub mod session;
 pub mod tls;
+pub mod tree_holder;
 
 use std::collections::BTreeMap;
 use std::io;

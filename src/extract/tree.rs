@@ -50,6 +50,9 @@ pub enum TreeError {
     /// Something cannot be written.
     #[error(transparent)]
     Unpack(#[from] UnpackError),
+    /// Nobody takes the image.
+    #[error("standard output: {0}")]
+    Output(io::Error),
     /// The extraction gave up before the archive was whole.
     #[error("the archive did not become whole")]
     Abandoned,
@@ -158,5 +161,6 @@ pub(super) fn spool_places(directory: &Path) -> Vec<PathBuf> {
 
 /// Starts the unpacker that follows an assembly.
 pub(super) fn follow(target: &TreeTarget, index: &Index, assembly: &Arc<Assembly>) -> io::Result<Follower> {
-    Follower::start(target.clone(), index.clone(), assembly.clone())
+    let (target, features) = (target.clone(), index.flags);
+    Follower::start(index.clone(), assembly.clone(), move |source| unpack(source, Some(features), &target))
 }

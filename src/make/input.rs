@@ -24,7 +24,7 @@ impl Input {
     /// # Errors
     /// When it cannot be opened, or is a directory.
     pub fn open(path: &Path) -> Result<Self, MakeError> {
-        let failed = |source| MakeError::Input { path: path.to_owned(), source };
+        let failed = |error| MakeError::Input { path: path.to_owned(), error };
         let mut file = match path.as_os_str() == "-" {
             true => io::stdin().as_fd().try_clone_to_owned().map(File::from),
             false => File::open(path),
@@ -59,7 +59,7 @@ impl Stream for Input {
         let read = (&self.file)
             .take(wanted)
             .read_to_end(block)
-            .map_err(|source| MakeError::Input { path: self.path.clone(), source })?;
+            .map_err(|error| MakeError::Input { path: self.path.clone(), error })?;
         self.read += read as u64;
         match self.length {
             Some(length) if (read as u64) < wanted => {

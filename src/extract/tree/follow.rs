@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Sender, channel};
 use std::thread::JoinHandle;
 
-use super::{TreeError, TreeTarget, unpack};
+use super::TreeError;
 use crate::browse::BrowseError;
 use crate::browse::reader::ReadAt;
 use crate::extract::assembly::Assembly;
@@ -25,7 +25,12 @@ pub(in crate::extract) struct Follower {
 
 impl Follower {
     /// A thread that begins when it is told to.
-    pub(super) fn start(target: TreeTarget, index: Index, assembly: Arc<Assembly>) -> io::Result<Self> {
+    /// `work` gets the archive, or the image.
+    pub(in crate::extract) fn start(
+        index: Index,
+        assembly: Arc<Assembly>,
+        work: impl FnOnce(Box<dyn ReadAt>) -> Result<Unpacked, TreeError> + Send + 'static,
+    ) -> io::Result<Self> {
         let stop = Arc::new(AtomicBool::new(false));
         let (go, gone) = channel::<()>();
         let spool = Spool { index, assembly: assembly.clone(), stop: stop.clone() };
@@ -33,8 +38,7 @@ impl Follower {
             if gone.recv().is_err() {
                 return Err(TreeError::Abandoned);
             }
-            let features = spool.index.flags;
-            unpack(Box::new(spool), Some(features), &target)
+            work(Box::new(spool))
         })?;
         Ok(Self { go: Some(go), stop, assembly, thread: Some(thread) })
     }
@@ -95,6 +99,6 @@ impl ReadAt for Spool {
     }
 
     fn place(&self) -> String {
-        "the archive being put together".to_owned()
+        "what is being put together".to_owned()
     }
 }
