@@ -18,7 +18,7 @@ pub mod tree;
 pub mod workers;
 
 mod kept;
-mod reflink;
+pub(crate) mod reflink;
 mod seeds;
 pub(crate) mod sources;
 
@@ -112,7 +112,10 @@ pub async fn run(
     let layout = Arc::new(Layout::of(&file.index));
     progress.set_total(layout.total());
     let stores = sources::open_stores(&config.sources, &config.index, &layout, http)?;
-    if let Some(target) = config.tree.clone().filter(|_| tree::all_local(&file.index, &stores.local)) {
+    let origins = config.tree.as_ref().and_then(|tree| tree::origins(tree, &config.sources, &layout));
+    // What is to be shared with seeds has to be looked for there, whoever else has it.
+    let share = config.tree.as_ref().is_some_and(|tree| origins.is_some() && (tree.hardlink || !tree.seeds.is_empty()));
+    if let Some(target) = config.tree.clone().filter(|_| !share && tree::all_local(&file.index, &stores.local)) {
         let unpacked = tree::unpack_local(file.index.clone(), stores, config.index.to_string(), target).await?;
         progress.add_image(progress::Place::Store, layout.total());
         let index = (file.id, file.whence, file.bytes.len() as u64);
@@ -143,11 +146,16 @@ pub async fn run(
         sink: workers.sink(),
     };
 
-    let follower = config.tree.as_ref().map(|tree| tree::follow(tree, &file.index, &assembly)).transpose();
+    let follower = config.tree.as_ref().map(|tree| tree::follow(tree, &file.index, &assembly, origins.clone())).transpose();
     let follower = follower.map_err(ExtractError::Threads)?;
 
-    let prepare =
-        Prepare { config: config.clone(), file: file.clone(), assembly: assembly.clone(), progress: progress.clone() };
+    let prepare = Prepare {
+        config: config.clone(),
+        file: file.clone(),
+        assembly: assembly.clone(),
+        progress: progress.clone(),
+        origins,
+    };
     let local = async {
         let in_target = target.clone();
         let (local, plan) = blocking(move || prepare.local(&in_target, stores.local)).await??;
@@ -240,6 +248,7 @@ struct Prepare {
     file: IndexFile,
     assembly: Arc<Assembly>,
     progress: Arc<Progress>,
+    origins: Option<Arc<tree::Origins>>,
 }
 
 impl Prepare {
@@ -250,7 +259,8 @@ impl Prepare {
         let (options, replaced, threads) = (&config.sources, target.replaced(), config.threads);
         if let Some(tree) = &config.tree {
             let seed_output = config.sources.seed_output;
-            tree::sow(tree, &self.file.index, &self.assembly, seed_output, config.threads, &self.progress);
+            let (index, origins) = (&self.file.index, self.origins.as_deref());
+            tree::sow(tree, index, &self.assembly, seed_output, config.threads, &self.progress, origins);
         }
         let held = self.assembly.held().into_positions();
         let local = sources::open_local(options, replaced, &held, &self.file.index, layout, stores, threads);

@@ -167,6 +167,7 @@ impl Args {
             path: self.path.as_ref().map(|path| path.as_encoded_bytes().to_owned()).unwrap_or_default(),
             options: self.unpack.options(self.punch_holes),
             seeds: self.seed.iter().filter(directory).map(PathBuf::from).collect(),
+            hardlink: self.unpack.hardlink(),
         }
     }
 

@@ -25,6 +25,9 @@ pub struct UnpackArgs {
     /// Replace and remove also what is immutable or append-only [default: no].
     #[arg(long, value_name = "BOOL", value_parser = parse_boolean, action = ArgAction::Set)]
     undo_immutable: Option<bool>,
+    /// Make files that are equal to files of seeds hard links to them [default: no].
+    #[arg(long, value_name = "BOOL", value_parser = parse_boolean, action = ArgAction::Set)]
+    hardlink: Option<bool>,
     /// Succeed also if the file system or the user cannot have all metadata; what is missing is listed all the same.
     #[arg(long)]
     best_effort: bool,
@@ -44,6 +47,11 @@ impl UnpackArgs {
         }
     }
 
+    /// Whether equal files become hard links.
+    pub(super) fn hardlink(&self) -> bool {
+        self.hardlink.unwrap_or(false)
+    }
+
     /// Whether missing metadata are no failure.
     pub(super) fn best_effort(&self) -> bool {
         self.best_effort
@@ -52,7 +60,11 @@ impl UnpackArgs {
     /// Whether any of it was asked for.
     pub(super) fn is_given(&self) -> bool {
         let chosen = !self.with.is_empty() || !self.without.is_empty() || self.shift.is_given();
-        chosen || self.delete.is_some() || self.undo_immutable.is_some() || self.best_effort
+        chosen
+            || self.delete.is_some()
+            || self.undo_immutable.is_some()
+            || self.hardlink.is_some()
+            || self.best_effort
     }
 }
 

@@ -9,13 +9,14 @@ use std::sync::{Mutex, PoisonError};
 use bytes::Bytes;
 
 use crate::chunk::name_many;
+use super::Origins;
 use crate::extract::assembly::Assembly;
 use crate::extract::plan::span;
 use crate::extract::progress::{Place, Progress};
 use crate::format::chunk_sizes::ChunkSizes;
-use crate::format::chunker::Chunker;
 use crate::format::features;
 use crate::format::index::Index;
+use crate::make::cutter::Cutter;
 use crate::tree::archiver::Archiver;
 use crate::tree::owners::Shift;
 use crate::tree::{Settings, TreeError};
@@ -23,7 +24,7 @@ use crate::tree::{Settings, TreeError};
 /// How much is cut at once, in bytes, unless the largest chunk needs more.
 const BLOCK: usize = 2 << 20;
 
-/// Takes from the tree at `top` what `assembly` lacks.
+/// Takes from the tree at `top` what `assembly` lacks, and tells `origins` where everything is.
 ///
 /// # Errors
 /// What cannot be read; what was found until then is taken.
@@ -33,61 +34,90 @@ pub(super) fn sow(
     assembly: &Assembly,
     threads: usize,
     progress: &Progress,
+    origins: Option<&Origins>,
 ) -> Result<(), TreeError> {
     // The bits that say what was left out of the archive say what to leave out of the seed, but for the digest's name.
     let settings = Settings { features: features::normalised(index.flags), shift: Shift::default() };
-    let archiver = Archiver::open(top, settings)?;
+    let mut archiver = Archiver::open(top, settings)?;
+    if let Some(origins) = origins {
+        archiver = archiver.noting(origins.hardlink.then(|| index.digest()));
+    }
     let [min, avg, max] = index.sizes;
     let Ok(sizes) = ChunkSizes::new(min, avg, max) else { return Ok(()) };
+    let origins = origins.map(|origins| (origins, origins.seed()));
     let (send, receive) = sync_channel(threads.max(1));
     let receive = Mutex::new(receive);
+    let taker = Taker { index, assembly, progress, origins };
     std::thread::scope(|scope| {
         for _ in 0..threads.max(1) {
-            scope.spawn(|| take(&receive, index, assembly, progress));
+            scope.spawn(|| taker.work(&receive));
         }
-        cut(archiver, sizes, |batch| send.send(batch).is_ok())?;
+        let done = taker.cut(archiver, sizes, |batch| send.send(batch).is_ok());
         drop(send);
-        Ok(())
+        done
     })
 }
 
-/// Cuts the whole archive into batches of chunks.
-fn cut(mut archiver: Archiver, sizes: ChunkSizes, mut send: impl FnMut(Vec<Bytes>) -> bool) -> Result<(), TreeError> {
-    let mut chunker = Chunker::new(sizes);
-    let mut rest = Bytes::new();
-    loop {
-        let mut bytes = Vec::with_capacity(BLOCK.max(2 * sizes.max() as usize));
-        bytes.extend_from_slice(&rest);
-        let read = archiver.fill(&mut bytes)?;
-        let bytes = Bytes::from(bytes);
-        let (mut start, mut seen, mut chunks) = (0, rest.len(), Vec::new());
-        while let Some(cut) = chunker.next_cut(&bytes[seen..]) {
-            seen += cut;
-            chunks.push(bytes.slice(start..seen));
-            start = seen;
-        }
-        if read == 0 && start < bytes.len() {
-            chunks.push(bytes.slice(start..));
-        }
-        rest = bytes.slice(start..);
-        if !send(chunks) || read == 0 {
-            return Ok(());
-        }
-    }
+/// Chunks that follow each other, and where the first one begins in the seed's archive.
+struct Batch {
+    offset: u64,
+    chunks: Vec<Bytes>,
 }
 
-fn take(batches: &Mutex<Receiver<Vec<Bytes>>>, index: &Index, assembly: &Assembly, progress: &Progress) {
-    let layout = assembly.layout();
-    loop {
-        let batch = batches.lock().unwrap_or_else(PoisonError::into_inner).recv();
-        let Ok(batch) = batch else { return };
-        for chunk in name_many(batch, index.digest()) {
+struct Taker<'a> {
+    index: &'a Index,
+    assembly: &'a Assembly,
+    progress: &'a Progress,
+    /// And which seed this is.
+    origins: Option<(&'a Origins, u32)>,
+}
+
+impl Taker<'_> {
+    /// Cuts the whole archive into batches of chunks.
+    fn cut(
+        &self,
+        mut archiver: Archiver,
+        sizes: ChunkSizes,
+        mut send: impl FnMut(Batch) -> bool,
+    ) -> Result<(), TreeError> {
+        let mut cutter = Cutter::new(sizes, BLOCK);
+        let mut offset = 0;
+        loop {
+            let cut = cutter.next(|block| archiver.fill(block))?;
+            if let Some((origins, seed)) = self.origins {
+                origins.note(seed, archiver.take_noted().into_iter());
+            }
+            let (last, length) = (cut.read.is_empty(), cut.chunks.iter().map(|chunk| chunk.len() as u64).sum::<u64>());
+            if !send(Batch { offset, chunks: cut.chunks }) || last {
+                return Ok(());
+            }
+            offset += length;
+        }
+    }
+
+    fn work(&self, batches: &Mutex<Receiver<Batch>>) {
+        loop {
+            let batch = batches.lock().unwrap_or_else(PoisonError::into_inner).recv();
+            let Ok(batch) = batch else { return };
+            self.take(batch);
+        }
+    }
+
+    fn take(&self, batch: Batch) {
+        let layout = self.assembly.layout();
+        let mut offset = batch.offset;
+        for chunk in name_many(batch.chunks, self.index.digest()) {
+            let begins = offset;
+            offset += chunk.bytes().len() as u64;
             let Some(position) = layout.position(&chunk.id()) else { continue };
             if layout.length(position) as usize != chunk.bytes().len() {
                 continue;
             }
-            match assembly.put(position, &chunk) {
-                Ok(true) => progress.add_image(Place::Seeds, span(layout, position)),
+            if let Some((origins, seed)) = self.origins {
+                origins.found(position, seed, begins);
+            }
+            match self.assembly.put(position, &chunk) {
+                Ok(true) => self.progress.add_image(Place::Seeds, span(layout, position)),
                 Ok(false) => {}
                 // Whoever writes next finds the same and says so.
                 Err(error) => tracing::debug!(%error, "a chunk of a seed could not be written"),
