@@ -20,7 +20,6 @@ use std::sync::Arc;
 
 use super::ExtractError;
 use super::assembly::Assembly;
-use super::progress::Progress;
 use super::reflink;
 use super::sources::{SourceOptions, Stores};
 use crate::browse::indexed::Indexed;
@@ -29,9 +28,11 @@ use crate::browse::{BrowseError, Tree, Visit};
 use crate::format::archive::Kind;
 use crate::format::index::Index;
 use crate::format::layout::Layout;
+use crate::source::seed::SeedName;
 use crate::tree::unpack::{Options, UnpackError, Unpacked, Unpacker};
-pub(super) use follow::Follower;
+pub(super) use follow::{Ending, Follower};
 pub(super) use origins::Origins;
+pub(super) use sow::Sowing;
 
 /// What of a tree is put where, and how.
 #[derive(Debug, Clone)]
@@ -43,7 +44,7 @@ pub struct TreeTarget {
     /// How it is put back.
     pub options: Options,
     /// Trees to take chunks from, besides the seeds that are files.
-    pub seeds: Vec<PathBuf>,
+    pub seeds: Vec<SeedName>,
     /// Files that are equal to files of seeds become hard links to them.
     pub hardlink: bool,
 }
@@ -145,31 +146,24 @@ pub(super) async fn unpack_local(
     Ok(super::blocking(move || unpack(Box::new(indexed), Some(features), &target)).await??)
 }
 
-/// Takes chunks from every seed that is a directory. What cannot be read is a warning. Blocks.
-pub(super) fn sow(
-    target: &TreeTarget,
-    index: &Index,
-    assembly: &Assembly,
-    seed_output: bool,
-    threads: usize,
-    progress: &Progress,
-    origins: Option<&Origins>,
-) {
+/// Takes chunks from every seed that is a directory, and hands those that are of the image to `found`. What cannot be
+/// read is a warning. Blocks.
+pub(super) fn sow(target: &TreeTarget, seed_output: bool, sowing: &Sowing<'_>) {
     for seed in seeds(target, seed_output) {
-        if assembly.missing().is_empty() && origins.is_none() {
+        if sowing.is_complete() {
             return;
         }
-        if let Err(error) = sow::sow(seed, index, assembly, threads, progress, origins) {
+        if let Err(error) = sowing.sow(&seed) {
             tracing::warn!(%error, "this seed cannot be used; going on without it");
         }
     }
 }
 
 /// The seeds that are directories: those that were named, and the target.
-fn seeds(target: &TreeTarget, seed_output: bool) -> impl Iterator<Item = &PathBuf> {
+fn seeds(target: &TreeTarget, seed_output: bool) -> impl Iterator<Item = SeedName> {
     let output =
         Some(&target.directory).filter(|directory| seed_output && target.path.is_empty() && directory.is_dir());
-    target.seeds.iter().chain(output)
+    target.seeds.iter().cloned().chain(output.map(|output| SeedName::parse(&output.to_string_lossy())))
 }
 
 /// What will be known of the seeds, if the target can share anything with them.
@@ -204,6 +198,6 @@ pub(super) fn follow(
     index: &Index,
     assembly: &Arc<Assembly>,
     origins: Option<Arc<Origins>>,
-) -> io::Result<Follower> {
+) -> io::Result<(Follower, Ending)> {
     Follower::start(target.clone(), index.clone(), assembly.clone(), origins)
 }

@@ -9,6 +9,7 @@ use std::sync::mpsc::{Sender, channel};
 use std::thread::JoinHandle;
 
 use bytes::Bytes;
+use tokio::sync::oneshot;
 
 use super::{Origins, TreeError, TreeTarget, unpack_sharing};
 use crate::blocks::Pool;
@@ -23,7 +24,35 @@ pub(in crate::extract) struct Follower {
     go: Option<Sender<()>>,
     stop: Arc<AtomicBool>,
     assembly: Arc<Assembly>,
-    thread: Option<JoinHandle<Result<Unpacked, TreeError>>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// What becomes of the tree.
+pub(in crate::extract) struct Ending {
+    ended: oneshot::Receiver<Result<Unpacked, TreeError>>,
+    whole: Option<Unpacked>,
+}
+
+impl Ending {
+    /// Waits for a failure. If there is none, it waits for ever.
+    pub(in crate::extract) async fn failure(&mut self) -> TreeError {
+        if self.whole.is_none() {
+            match (&mut self.ended).await {
+                Ok(Ok(unpacked)) => self.whole = Some(unpacked),
+                Ok(Err(error)) => return error,
+                Err(_) => return TreeError::Abandoned,
+            }
+        }
+        std::future::pending().await
+    }
+
+    /// Waits until the tree is complete.
+    pub(in crate::extract) async fn whole(self) -> Result<Unpacked, TreeError> {
+        match self.whole {
+            Some(unpacked) => Ok(unpacked),
+            None => self.ended.await.unwrap_or(Err(TreeError::Abandoned)),
+        }
+    }
 }
 
 impl Follower {
@@ -33,19 +62,21 @@ impl Follower {
         index: Index,
         assembly: Arc<Assembly>,
         origins: Option<Arc<Origins>>,
-    ) -> io::Result<Self> {
+    ) -> io::Result<(Self, Ending)> {
+        let (end, ended) = oneshot::channel();
         let stop = Arc::new(AtomicBool::new(false));
         let (go, gone) = channel::<()>();
         let spool = Spool { index, assembly: assembly.clone(), stop: stop.clone(), pool: Pool::new(BLOCK) };
         let thread = std::thread::Builder::new().name("unpacker".to_owned()).spawn(move || {
             if gone.recv().is_err() {
-                return Err(TreeError::Abandoned);
+                return;
             }
             let features = spool.index.flags;
             let seeds = origins.map(|origins| (origins, spool.index.clone()));
-            unpack_sharing(Box::new(spool), Some(features), &target, seeds)
+            // Nobody listening: it was told to give up.
+            let _ = end.send(unpack_sharing(Box::new(spool), Some(features), &target, seeds));
         })?;
-        Ok(Self { go: Some(go), stop, assembly, thread: Some(thread) })
+        Ok((Self { go: Some(go), stop, assembly, thread: Some(thread) }, Ending { ended, whole: None }))
     }
 
     /// Lets it begin: the target is not needed as a seed any more.
@@ -53,15 +84,6 @@ impl Follower {
         if let Some(go) = &self.go {
             // It is only gone if it has been told to stop.
             let _ = go.send(());
-        }
-    }
-
-    /// Waits until the tree is complete. Blocks.
-    pub(in crate::extract) fn finish(mut self) -> Result<Unpacked, TreeError> {
-        match self.thread.take().map(JoinHandle::join) {
-            Some(Ok(unpacked)) => unpacked,
-            Some(Err(panic)) => std::panic::resume_unwind(panic),
-            None => Err(TreeError::Abandoned),
         }
     }
 }
