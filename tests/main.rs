@@ -7,6 +7,7 @@ mod casync_formats;
 mod corpus;
 mod corrupt_input;
 mod extract;
+mod gc;
 mod http_store;
 mod lan;
 mod make;
@@ -15,6 +16,7 @@ mod source_contract;
 mod support;
 mod transport;
 mod trees;
+mod verify;
 
 /// Every file here has to be a module of this file, or its tests would silently not run.
 #[test]
