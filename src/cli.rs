@@ -3,6 +3,7 @@
 pub mod demo;
 pub mod digest;
 pub mod extract;
+pub mod gc;
 pub mod keygen;
 pub mod lan;
 pub mod list;
@@ -14,6 +15,7 @@ pub mod stat;
 pub mod status;
 pub mod trees;
 pub mod unpack;
+pub mod verify;
 
 mod logging;
 mod signals;
@@ -85,6 +87,10 @@ pub enum Command {
     Stat(stat::Args),
     /// Print the digest of an image or a tree, of an archive, or of what an index describes: what make prints.
     Digest(digest::Args),
+    /// Remove from a store what none of these indexes needs.
+    Gc(gc::Args),
+    /// Check every chunk of a store.
+    Verify(verify::Args),
     /// Stay and serve chunks to the neighbours.
     Node(node::Args),
     /// Make the key of a network that only machines with a copy of it can join.
@@ -115,6 +121,8 @@ impl Cli {
                 Command::Mtree(args) => mtree::run(args, &self.global).await,
                 Command::Stat(args) => stat::run(args, &self.global).await,
                 Command::Digest(args) => digest::run(args, &self.global).await,
+                Command::Gc(args) => gc::run(args, &self.global).await,
+                Command::Verify(args) => verify::run(args, &self.global).await,
                 Command::Node(args) => node::run(args, &self.global).await,
                 Command::Keygen(args) => keygen::run(&args, &self.global),
                 Command::Status(args) => status::run(args, &self.global).await,

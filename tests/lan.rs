@@ -11,6 +11,7 @@ mod published;
 mod restarts;
 mod sessions;
 mod swarm;
+mod trouble;
 
 use std::path::Path;
 use std::time::Duration;

@@ -8,6 +8,7 @@ mod corpus;
 mod corrupt_input;
 mod dht;
 mod extract;
+mod gc;
 mod http_store;
 mod lan;
 mod make;
@@ -17,6 +18,7 @@ mod source_contract;
 mod support;
 mod transport;
 mod trees;
+mod verify;
 
 /// Every file here has to be a module of this file, or its tests would silently not run.
 #[test]

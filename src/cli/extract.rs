@@ -52,7 +52,7 @@ pub struct Args {
     #[arg(long, value_name = "STORE")]
     extra_store: Vec<String>,
     /// A file or device to take chunks from, by its index: the one named, else FILE.caibx beside it, else it is cut
-    /// anew; for a tree also a directory; may be repeated.
+    /// anew; for a tree also a directory, by DIRECTORY.caidx beside it; may be repeated.
     #[arg(long, value_name = "[INDEX:]FILE")]
     seed: Vec<String>,
     /// Take chunks from the file that the target replaces, or from the directory that it updates, too.
@@ -164,6 +164,9 @@ async fn unpack(args: Args, global: &Global) -> anyhow::Result<Exit> {
         anyhow::bail!("{}: an archive has to be a local file; of remote trees, extract the index (.caidx)", args.index);
     };
     let (target, best_effort) = (args.tree(), args.unpack.best_effort());
+    if args.dry_run {
+        return super::unpack::look_only(archive, target, args.json).await;
+    }
     let started = std::time::Instant::now();
     let unpacked = tokio::task::spawn_blocking(move || -> anyhow::Result<_> {
         Ok(extract::tree::unpack(Box::new(ArchiveFile::open(&archive)?), None, &target)?)
@@ -174,19 +177,26 @@ async fn unpack(args: Args, global: &Global) -> anyhow::Result<Exit> {
         let (entries, bytes) = (unpacked.entries, Bytes(unpacked.bytes));
         eprintln!("{}: {entries} files and directories, {bytes}, in {seconds:.1} s", args.target.display());
     }
+    if args.json {
+        println!("{}", super::unpack::report(&args.target, &unpacked, started.elapsed()));
+    }
     super::unpack::judge(unpacked.complaints_total, &unpacked.complaints, best_effort)
 }
 
 impl Args {
     /// What to do with a tree.
     fn tree(&self) -> TreeTarget {
-        let directory = |seed: &&String| PathBuf::from(seed).is_dir();
         TreeTarget {
             directory: self.target.clone(),
             path: self.path.as_ref().map(|path| path.as_encoded_bytes().to_owned()).unwrap_or_default(),
             options: self.unpack.options(self.punch_holes),
-            seeds: self.seed.iter().filter(directory).map(PathBuf::from).collect(),
+            seeds: self.seeds().filter(|seed| seed.file.is_dir()).collect(),
+            hardlink: self.unpack.hardlink(),
         }
+    }
+
+    fn seeds(&self) -> impl Iterator<Item = SeedName> {
+        self.seed.iter().map(|seed| SeedName::parse(seed))
     }
 
     fn refuse_what_makes_no_sense(&self, kind: &str) -> anyhow::Result<()> {
@@ -198,8 +208,7 @@ impl Args {
                 "--with, --without, --delete, --undo-immutable, --uid-shift, --uid-range and --best-effort are for trees",
             ),
             (tree && self.in_place, "--in-place is for images; a tree is always updated in place"),
-            (tree && self.dry_run, "--dry-run is for images"),
-            (kind == "catar" && self.json, "--json is for indexes"),
+            (kind == "catar" && self.unpack.hardlink(), "--hardlink is for indexes, which have seeds"),
             (kind == "catar" && !self.seed.is_empty(), "--seed is for indexes"),
             (kind == "catar" && !self.extra_store.is_empty(), "--extra-store is for indexes"),
             (kind == "catar" && self.index_id.is_some(), "--index-id is for indexes"),
@@ -230,12 +239,7 @@ fn config(args: &Args, tree: bool) -> Config {
         sources: SourceOptions {
             store: args.store.as_deref().map(Location::parse),
             extra_stores: args.extra_store.iter().map(|store| Location::parse(store)).collect(),
-            seeds: args
-                .seed
-                .iter()
-                .filter(|seed| !tree || !PathBuf::from(seed).is_dir())
-                .map(|seed| SeedName::parse(seed))
-                .collect(),
+            seeds: args.seeds().filter(|seed| !tree || !seed.file.is_dir()).collect(),
             seed_output: args.seed_output,
             reflink: args.reflink,
             neighbours: !args.lan.no_lan,
