@@ -9,6 +9,7 @@ pub mod mtree;
 pub mod reader;
 pub mod stat;
 
+mod sums;
 mod words;
 
 use std::io;
@@ -18,6 +19,7 @@ use crate::extract::index_file::IndexFileError;
 use crate::format::archive::{ArchiveError, Entry};
 use crate::make::MakeError;
 use crate::source::SourceError;
+use crate::tree::content::Content;
 use crate::tree::walk::{Step, Walk};
 use crate::tree::{Settings, TreeError};
 use proto::ChunkId;
@@ -110,6 +112,9 @@ pub enum BrowseError {
         /// The path.
         path: Vec<u8>,
     },
+    /// The system gives us no thread.
+    #[error("cannot start a thread: {0}")]
+    Thread(io::Error),
     /// What is told cannot be written.
     #[error("cannot write: {0}")]
     Write(io::Error),
@@ -144,6 +149,14 @@ impl Tree {
         }
     }
 
+    /// Where the content of the file that was entered last begins in the archive; of a directory 0.
+    pub fn content_offset(&self) -> u64 {
+        match &self.0 {
+            Kind::Archive(reader) => reader.content_offset(),
+            Kind::Directory { .. } => 0,
+        }
+    }
+
     /// The next node, or the end of one. Content that was not asked for is left out.
     ///
     /// # Errors
@@ -166,6 +179,14 @@ impl Tree {
         }
     }
 
+    /// Gives away the file of a directory that was entered last, to be read elsewhere. An archive has none to give.
+    pub fn take_content(&mut self) -> Option<Content> {
+        match &mut self.0 {
+            Kind::Archive(_) => None,
+            Kind::Directory { walk, .. } => walk.take_content(),
+        }
+    }
+
     /// Hands the content of the file that was entered last to `each`, in pieces.
     ///
     /// # Errors
@@ -174,12 +195,13 @@ impl Tree {
         match &mut self.0 {
             Kind::Archive(reader) => reader.content(each),
             Kind::Directory { walk, .. } => {
-                let mut block = Vec::new();
-                while walk.read(&mut block, reader::BLOCK)? > 0 {
-                    each(&block);
-                    block.clear();
+                let mut block = vec![0; reader::BLOCK];
+                loop {
+                    match walk.read(&mut block)? {
+                        0 => return Ok(()),
+                        read => each(&block[..read]),
+                    }
                 }
-                Ok(())
             }
         }
     }

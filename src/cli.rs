@@ -5,6 +5,7 @@ pub mod demo;
 pub mod digest;
 pub mod extract;
 pub mod gc;
+pub mod keygen;
 pub mod lan;
 pub mod list;
 pub mod look;
@@ -20,6 +21,7 @@ pub mod verify;
 
 mod logging;
 mod publish;
+mod signals;
 mod values;
 
 use std::path::PathBuf;
@@ -100,6 +102,8 @@ pub enum Command {
     Push(serve::Args),
     /// Stay and serve chunks to the neighbours.
     Node(node::Args),
+    /// Make the key of a network that only machines with a copy of it can join.
+    Keygen(keygen::Args),
     /// Show what the running node holds, whom it sees, and what went where.
     Status(status::Args),
     /// Show it all on this machine: an origin, several nodes, and where each byte came from.
@@ -113,6 +117,9 @@ impl Cli {
     /// Whatever stopped the subcommand; `main` prints the chain.
     pub fn run(self) -> anyhow::Result<Exit> {
         logging::start(&self.global);
+        if self.command.stays_in_the_background() {
+            crate::background::lower_this_process();
+        }
         let mut runtime = tokio::runtime::Builder::new_multi_thread();
         let runtime = runtime.enable_all().max_blocking_threads(BLOCKING_THREADS).build()?;
         let done = runtime.block_on(async {
@@ -128,12 +135,23 @@ impl Cli {
                 Command::Pull(args) => serve::run(serve::Verb::Pull, args, &self.global).await,
                 Command::Push(args) => serve::run(serve::Verb::Push, args, &self.global).await,
                 Command::Node(args) => node::run(args, &self.global).await,
+                Command::Keygen(args) => keygen::run(&args, &self.global),
                 Command::Status(args) => status::run(args, &self.global).await,
                 Command::Demo(args) => demo::run(args, &self.global).await,
             }
         });
         runtime.shutdown_background();
         done
+    }
+}
+
+impl Command {
+    fn stays_in_the_background(&self) -> bool {
+        match self {
+            Command::Extract(args) => args.lan.background,
+            Command::Node(args) => args.lan.background,
+            _ => false,
+        }
     }
 }
 

@@ -19,12 +19,12 @@ pub mod tree;
 pub mod workers;
 
 mod kept;
-mod reflink;
+pub(crate) mod reflink;
 mod seeds;
 pub(crate) mod sources;
 
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use proto::IndexId;
@@ -32,6 +32,7 @@ use roaring::RoaringBitmap;
 use tokio::sync::mpsc;
 
 use crate::browse::indexed::Indexed;
+use crate::chunk::Chunk;
 use crate::format::layout::Layout;
 use crate::source::http::HttpClient;
 use crate::source::location::Location;
@@ -41,11 +42,12 @@ use index_file::{IndexFile, IndexFileError};
 use local::Local;
 use network::{FetchError, Finished, Job, Network, NetworkReport};
 use plan::Plan;
-use progress::Progress;
+use plan::span;
+use progress::{Place, Progress};
 use report::{DryRun, Report};
 pub use sources::SourceOptions;
 use target::{Target, TargetError, TargetOptions};
-use tree::TreeTarget;
+use tree::{Sowing, TreeTarget};
 use workers::{Context, Workers};
 
 /// What is to be extracted, from where and to where.
@@ -126,7 +128,10 @@ pub async fn run(
         let report = Report::new(config.target, index, layout.count(), &progress, nothing, started.elapsed());
         return Ok((report, Finished { path: None, index_id: file.id, index: file.bytes, linger: None }));
     }
-    if let Some(target) = config.tree.clone().filter(|_| tree::all_local(&file.index, &stores.local)) {
+    let origins = config.tree.as_ref().and_then(|tree| tree::origins(tree, &config.sources, &layout));
+    // What is to be shared with seeds has to be looked for there, whoever else has it.
+    let share = config.tree.as_ref().is_some_and(|tree| origins.is_some() && (tree.hardlink || !tree.seeds.is_empty()));
+    if let Some(target) = config.tree.clone().filter(|_| !share && tree::all_local(&file.index, &stores.local)) {
         let unpacked = tree::unpack_local(file.index.clone(), stores, config.index.to_string(), target).await?;
         progress.add_image(progress::Place::Store, layout.total());
         let index = (file.id, file.whence, file.bytes.len() as u64);
@@ -160,14 +165,20 @@ pub async fn run(
 
     let follower = match &config.tree {
         None if config.stdout => {
-            Some(tree::Follower::start(file.index.clone(), assembly.clone(), stdout::write)).transpose()
+            Some(tree::Follower::start(file.index.clone(), assembly.clone(), |source, _| stdout::write(source)))
+                .transpose()
         }
-        tree => tree.as_ref().map(|tree| tree::follow(tree, &file.index, &assembly)).transpose(),
+        tree => tree.as_ref().map(|tree| tree::follow(tree, &file.index, &assembly, origins.clone())).transpose(),
     };
-    let follower = follower.map_err(ExtractError::Threads)?;
+    let (follower, mut ending) = follower.map_err(ExtractError::Threads)?.unzip();
 
-    let prepare =
-        Prepare { config: config.clone(), file: file.clone(), assembly: assembly.clone(), progress: progress.clone() };
+    let prepare = Prepare {
+        config: config.clone(),
+        file: file.clone(),
+        assembly: assembly.clone(),
+        progress: progress.clone(),
+        origins,
+    };
     let local = async {
         let in_target = target.clone();
         let (local, plan) = blocking(move || prepare.local(&in_target, stores.local)).await??;
@@ -185,7 +196,17 @@ pub async fn run(
         }
         Ok(fetched)
     };
-    let (fetched, ()) = tokio::try_join!(fetch, local)?;
+    let failure = async {
+        match &mut ending {
+            Some(ending) => ending.failure().await,
+            None => std::future::pending().await,
+        }
+    };
+    // What cannot be unpacked need not be fetched.
+    let (fetched, ()) = tokio::select! {
+        done = async { tokio::try_join!(fetch, local) } => done?,
+        error = failure => return Err(error.into()),
+    };
     let written = blocking(move || workers.finish()).await?;
     written.map_err(|error| target.error("writing the image", error))?;
     let report = whole(&assembly, fetched).map_err(|source| {
@@ -197,8 +218,8 @@ pub async fn run(
     })?;
     let mut path = Some(target.path().to_owned());
     let mut unpacked = None;
-    if let Some(follower) = follower {
-        let done = blocking(move || follower.finish()).await??;
+    if let Some(ending) = ending {
+        let done = ending.whole().await?;
         if !config.stdout {
             unpacked = Some(done);
             target.discard()?;
@@ -257,15 +278,35 @@ pub async fn dry_run(config: Config, network: &dyn Network, http: &HttpClient) -
     let stores = sources::open_stores(&config.sources, &config.index, &layout, http)?;
     blocking(move || {
         let mut kept = RoaringBitmap::new();
-        let image = config.tree.is_none();
-        if let Some(there) = Target::peek(&config.target, file.id, config.target_options).filter(|_| image) {
+        let places = match &config.tree {
+            Some(tree) => tree::spool_places(&tree.directory),
+            None => vec![config.target.clone()],
+        };
+        let options = TargetOptions {
+            in_place: config.target_options.in_place && config.tree.is_none(),
+            ..config.target_options
+        };
+        if let Some(there) = places.iter().find_map(|place| Target::peek(place, file.id, options)) {
             kept = kept::look(&there, &layout, config.threads).unwrap_or_default();
         }
+        let sown = Mutex::new(RoaringBitmap::new());
+        if let Some(tree) = &config.tree {
+            let lock = || sown.lock().unwrap_or_else(PoisonError::into_inner);
+            let found = |position, _: &Chunk| {
+                lock().insert(position);
+            };
+            let held = |position| kept.contains(position) || lock().contains(position);
+            let (index, layout) = (&file.index, &layout);
+            let sowing = Sowing { index, layout, threads: config.threads, origins: None, held: &held, found: &found };
+            tree::sow(tree, config.sources.seed_output, &sowing);
+        }
+        let sown = sown.into_inner().unwrap_or_else(PoisonError::into_inner) - &kept;
         let replaced = config.target.is_file().then_some(config.target.as_path());
         let (options, threads) = (&config.sources, config.threads);
         let local = sources::open_local(options, replaced, &kept, &file.index, &layout, stores.local, threads);
         let in_store = |id: &_| local.stores.iter().any(|store| store.store().has(*id).unwrap_or(false));
-        let plan = Plan::of(&layout, kept, |id| local.in_seed(id), in_store);
+        let sown = |id: &_| layout.position(id).is_some_and(|position| sown.contains(position));
+        let plan = Plan::of(&layout, kept, |id| sown(id) || local.in_seed(id), in_store);
         Ok(DryRun::new(config.target, file.id, layout.total(), layout.count(), plan.bytes(&layout)))
     })
     .await?
@@ -277,6 +318,7 @@ struct Prepare {
     file: IndexFile,
     assembly: Arc<Assembly>,
     progress: Arc<Progress>,
+    origins: Option<Arc<tree::Origins>>,
 }
 
 impl Prepare {
@@ -287,7 +329,16 @@ impl Prepare {
         let (options, replaced, threads) = (&config.sources, target.replaced(), config.threads);
         if let Some(tree) = &config.tree {
             let seed_output = config.sources.seed_output;
-            tree::sow(tree, &self.file.index, &self.assembly, seed_output, config.threads, &self.progress);
+            let found = |position, chunk: &Chunk| match self.assembly.put(position, chunk) {
+                Ok(true) => self.progress.add_image(Place::Seeds, span(layout, position)),
+                Ok(false) => {}
+                // Whoever writes next finds the same and says so.
+                Err(error) => tracing::debug!(%error, "a chunk of a seed could not be written"),
+            };
+            let held = |position| self.assembly.holds(position);
+            let (index, origins) = (&self.file.index, self.origins.as_deref());
+            let sowing = Sowing { index, layout, threads: config.threads, origins, held: &held, found: &found };
+            tree::sow(tree, seed_output, &sowing);
         }
         let held = self.assembly.held().into_positions();
         let local = sources::open_local(options, replaced, &held, &self.file.index, layout, stores, threads);

@@ -73,6 +73,8 @@
 //! **Invariant:** nothing that a neighbour, an origin, an index or an archive says can panic the program or be written outside the
 //! target. There is no journal and no index of what was done: what the disk holds is found out by hashing it.
 
+pub mod background;
+pub mod blocks;
 pub mod browse;
 pub mod chunk;
 pub mod cli;

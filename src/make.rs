@@ -2,6 +2,8 @@
 //! one thread, digests the stream on another, names, compresses and stores on the rest; what comes out is the same
 //! however many they are. What a tree's stream is, [`crate::tree`] knows.
 
+pub(crate) mod cutter;
+
 mod archive;
 mod file_system;
 mod input;
@@ -122,15 +124,15 @@ pub enum MakeError {
 
 /// Bytes to cut, in order.
 trait Stream {
-    /// Reads until `block` is filled up to its capacity or the stream ends. Returns how much was read.
-    fn fill(&mut self, block: &mut Vec<u8>) -> Result<usize, MakeError>;
+    /// Fills `block` unless the stream ends before. Returns how much was read.
+    fn fill(&mut self, block: &mut [u8]) -> Result<usize, MakeError>;
 
     /// What it comes from.
     fn path(&self) -> &Path;
 }
 
 impl Stream for Archiver {
-    fn fill(&mut self, block: &mut Vec<u8>) -> Result<usize, MakeError> {
+    fn fill(&mut self, block: &mut [u8]) -> Result<usize, MakeError> {
         Ok(Archiver::fill(self, block)?)
     }
 
@@ -206,12 +208,13 @@ pub(crate) fn save_index(index: &IndexFile, mode: u32, bytes: &[u8]) -> Result<(
 /// When it cannot be read.
 pub fn digest(mut input: Input, digest: Digest) -> Result<ChunkId, MakeError> {
     let mut hasher = digest.hasher();
-    let mut block = Vec::with_capacity(1 << 20);
-    while input.fill(&mut block)? > 0 {
-        hasher.update(&block);
-        block.clear();
+    let mut block = vec![0; 1 << 20];
+    loop {
+        match input.fill(&mut block)? {
+            0 => return Ok(hasher.finish()),
+            read => hasher.update(&block[..read]),
+        }
     }
-    Ok(hasher.finish())
 }
 
 fn blob_flags(plan: &Plan) -> u64 {

@@ -3,7 +3,9 @@
 
 pub mod archiver;
 pub mod attributes;
+pub mod content;
 pub mod exclude;
+pub mod known;
 pub mod owners;
 pub mod posix_acl;
 pub mod unpack;

@@ -145,6 +145,7 @@ fn scripts_read_the_same_from_both() {
         "casync digest --digest=sha256 os.img",
         "CASYNC_STORE=t.castr casync make d.caibx os.img && CASYNC_STORE=t.castr casync digest d.caibx",
         "casync extract --delete=no --reflink=no --punch-holes=no b.caidx out && diff -r out tree",
+        "casync extract --hardlink=yes --seed=tree b.caidx linked && diff -r linked tree",
         "casync extract b.catar out2 sub && diff -r out2/sub tree/sub",
         "cp a.caibx other.name && casync extract --what=blob-index --store=s.castr other.name o && cmp o os.img",
         "casync extract d.caibx --store=t.castr --seed old.img - > piped && cmp piped os.img",
@@ -187,7 +188,7 @@ fn what_fails_fails_in_both_with_the_same_code() {
     // Refused here by name, where casync does it.
     for (line, named) in [
         ("casync make -c x.caidx tree", "--cache-auto"),
-        ("casync extract --hardlink=yes os.caibx x", "--hardlink"),
+        ("casync make --cache=c x.caidx tree", "--cache"),
         ("casync mount x.caidx tree", "mount"),
     ] {
         let ran = run(&mut both.command(OURS, line)).failed().says(&["casync: ", named]);

@@ -2,6 +2,9 @@
 
 mod failures;
 mod ipv6;
+mod keyed;
+mod manners;
+mod names;
 mod neighbours;
 mod network;
 mod published;
@@ -9,6 +12,7 @@ mod restarts;
 mod sessions;
 mod swarm;
 mod trees;
+mod trouble;
 
 use std::path::Path;
 use std::time::Duration;

@@ -41,23 +41,25 @@ pub fn of_archive(source: Box<dyn ReadAt>, features: Option<u64>, path: &[u8]) -
 /// # Errors
 /// Whatever cannot be read.
 pub fn of_stream(mut source: Box<dyn ReadAt>, mut hasher: Hasher) -> Result<ChunkId, BrowseError> {
-    let mut block = vec![0; super::reader::BLOCK];
     let mut offset = 0;
     loop {
-        match source.read_at(offset, &mut block)? {
-            0 => return Ok(hasher.finish()),
-            read => {
-                hasher.update(&block[..read]);
-                offset += read as u64;
-            }
+        let bytes = source.read_at(offset, super::reader::BLOCK)?;
+        if bytes.is_empty() {
+            return Ok(hasher.finish());
         }
+        hasher.update(&bytes);
+        offset += bytes.len() as u64;
     }
 }
 
 /// The feature flags word of an archive; 0 where there is none, which reading will find out.
 fn word_of(source: &mut dyn ReadAt) -> Result<u64, BrowseError> {
-    let mut head = [0; 24];
-    let read = source.read_at(0, &mut head)?;
-    let word = head[16..].iter().rev().fold(0, |word, byte| word << 8 | u64::from(*byte));
-    Ok(if read == head.len() { word } else { 0 })
+    let mut head = Vec::new();
+    while head.len() < 24 {
+        match source.read_at(head.len() as u64, 24 - head.len())? {
+            bytes if bytes.is_empty() => return Ok(0),
+            bytes => head.extend_from_slice(&bytes),
+        }
+    }
+    Ok(head[16..].iter().rev().fold(0, |word, byte| word << 8 | u64::from(*byte)))
 }

@@ -26,7 +26,7 @@ use crate::source::http::HttpClient;
 use crate::source::location::Location;
 
 /// How many chunks somebody who reads everything gets together: as many as the hash likes.
-const GROUP: u64 = 8;
+const GROUP: u64 = 16;
 
 /// How much they may be, in bytes, if every chunk were as long as may be.
 const GROUP_BYTES: u64 = 4 << 20;
@@ -143,20 +143,18 @@ impl Indexed {
 }
 
 impl ReadAt for Indexed {
-    fn read_at(&mut self, offset: u64, buffer: &mut [u8]) -> Result<usize, BrowseError> {
+    fn read_at(&mut self, offset: u64, most: usize) -> Result<Bytes, BrowseError> {
         let row = self.shared.index.chunks.partition_point(|chunk| chunk.end <= offset);
         if row == self.shared.index.chunks.len() {
-            return Ok(0);
+            return Ok(Bytes::new());
         }
         let bytes = match &self.current {
             Some((current, bytes)) if *current == row => bytes.clone(),
             _ => self.chunk(row)?,
         };
         self.current = Some((row, bytes.clone()));
-        let rest = &bytes[(offset - self.shared.start(row)) as usize..];
-        let length = rest.len().min(buffer.len());
-        buffer[..length].copy_from_slice(&rest[..length]);
-        Ok(length)
+        let start = (offset - self.shared.start(row)) as usize;
+        Ok(bytes.slice(start..bytes.len().min(start.saturating_add(most))))
     }
 
     fn length(&self) -> u64 {

@@ -2,37 +2,57 @@
 
 use std::io::Write;
 
+use proto::ChunkId;
+
+use super::sums::{SMALL, Source, Sums};
 use super::{BrowseError, Node, Tree, Visit, words};
 use crate::format::archive::Kind;
 use crate::format::digest::Digest;
 use crate::format::features;
 
-/// Describes a tree, one node a line.
+/// Describes a tree, one node a line. Files are digested by so many threads.
 ///
 /// # Errors
 /// Whatever cannot be read, or written.
-pub fn mtree(mut tree: Tree, out: &mut dyn Write) -> Result<(), BrowseError> {
-    loop {
-        match tree.visit()? {
-            Visit::Enter(node) => {
-                let word = tree.features();
-                write!(out, "{}", line(&node, word))?;
-                if let Kind::File { .. } = node.entry.kind {
-                    let digest = Digest::of_features(word);
+pub fn mtree(mut tree: Tree, threads: usize, out: &mut dyn Write) -> Result<(), BrowseError> {
+    std::thread::scope(|scope| {
+        let mut sums = Sums::start(scope, threads)?;
+        let mut name = "";
+        let mut print = |(line, name): (String, &str), id: Option<ChunkId>| match id {
+            Some(id) => Ok(writeln!(out, "{line} {name}={id}")?),
+            None => Ok(writeln!(out, "{line}")?),
+        };
+        loop {
+            let node = match tree.visit()? {
+                Visit::Enter(node) => node,
+                Visit::Leave => continue,
+                Visit::End => break,
+            };
+            let digest = Digest::of_features(tree.features());
+            let mut line = line(&node, tree.features());
+            let mut source = None;
+            if let Kind::File { size } = node.entry.kind {
+                name = match digest {
+                    Digest::Sha512_256 => "sha512256digest",
+                    Digest::Sha256 => "sha256digest",
+                };
+                if let Some(content) = tree.take_content() {
+                    source = Some(Source::File(content));
+                } else if size <= SMALL {
+                    let mut bytes = Vec::with_capacity(size as usize);
+                    tree.content(|part| bytes.extend_from_slice(part))?;
+                    source = Some(Source::Bytes(bytes));
+                } else {
                     let mut hasher = digest.hasher();
                     tree.content(|bytes| hasher.update(bytes))?;
-                    let name = match digest {
-                        Digest::Sha512_256 => "sha512256digest",
-                        Digest::Sha256 => "sha256digest",
-                    };
-                    write!(out, " {name}={}", hasher.finish())?;
+                    line += &format!(" {name}={}", hasher.finish());
                 }
-                writeln!(out)?;
             }
-            Visit::Leave => {}
-            Visit::End => return Ok(out.flush()?),
+            sums.add((line, name), source, digest, &mut print)?;
         }
-    }
+        sums.finish(&mut print)
+    })?;
+    Ok(out.flush()?)
 }
 
 /// The line of a node, without the digest of its content.

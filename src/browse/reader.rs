@@ -4,23 +4,26 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
+use bytes::{Buf, Bytes};
+
 use super::{BrowseError, Node, Visit};
+use crate::blocks::Pool;
 use crate::format::archive::{ArchiveError, Decoder, Event, find};
 use crate::format::digest::Hasher;
 
 /// How much is read at once, in bytes.
-pub(super) const BLOCK: usize = 256 << 10;
+pub(crate) const BLOCK: usize = 256 << 10;
 
 /// How much is read at once where content is left out: about one node.
 const SMALL_BLOCK: usize = 4 << 10;
 
 /// Bytes at any place.
 pub trait ReadAt: Send {
-    /// Fills part of `buffer` from `offset` on; 0 at the end.
+    /// Some bytes from `offset` on, at most so many; none only at the end.
     ///
     /// # Errors
     /// Whatever cannot be read.
-    fn read_at(&mut self, offset: u64, buffer: &mut [u8]) -> Result<usize, BrowseError>;
+    fn read_at(&mut self, offset: u64, most: usize) -> Result<Bytes, BrowseError>;
 
     /// How many bytes there are.
     fn length(&self) -> u64;
@@ -34,6 +37,7 @@ pub struct ArchiveFile {
     file: File,
     path: PathBuf,
     length: u64,
+    pool: Pool,
 }
 
 impl ArchiveFile {
@@ -45,13 +49,17 @@ impl ArchiveFile {
         let failed = |error| BrowseError::Read { path: path.to_owned(), error };
         let file = File::open(path).map_err(failed)?;
         let length = file.metadata().map_err(failed)?.len();
-        Ok(Self { file, path: path.to_owned(), length })
+        Ok(Self { file, path: path.to_owned(), length, pool: Pool::new(BLOCK) })
     }
 }
 
 impl ReadAt for ArchiveFile {
-    fn read_at(&mut self, offset: u64, buffer: &mut [u8]) -> Result<usize, BrowseError> {
-        self.file.read_at(buffer, offset).map_err(|error| BrowseError::Read { path: self.path.clone(), error })
+    fn read_at(&mut self, offset: u64, most: usize) -> Result<Bytes, BrowseError> {
+        let mut block = self.pool.block();
+        let most = most.min(block.len());
+        let read = self.file.read_at(&mut block[..most], offset);
+        let read = read.map_err(|error| BrowseError::Read { path: self.path.clone(), error })?;
+        Ok(block.into_bytes(read))
     }
 
     fn length(&self) -> u64 {
@@ -67,9 +75,8 @@ impl ReadAt for ArchiveFile {
 pub struct Reader {
     source: Box<dyn ReadAt>,
     decoder: Decoder,
-    block: Vec<u8>,
-    /// What of the block was taken.
-    taken: usize,
+    /// What was read and is yet to be looked at.
+    block: Bytes,
     /// How much to read at once.
     size: usize,
     hasher: Option<Hasher>,
@@ -88,7 +95,7 @@ impl Reader {
             true => Decoder::new(features),
             false => seek(source.as_mut(), features, path)?,
         };
-        Ok(Self { source, decoder, block: Vec::new(), taken: 0, size: SMALL_BLOCK, hasher: None })
+        Ok(Self { source, decoder, block: Bytes::new(), size: SMALL_BLOCK, hasher: None })
     }
 
     /// The same, for somebody who wants all the content.
@@ -118,6 +125,11 @@ impl Reader {
         self.decoder.features().unwrap_or(0)
     }
 
+    /// Where the next byte of the archive lies: of a file that was just entered, of its content.
+    pub(super) fn content_offset(&self) -> u64 {
+        self.decoder.offset()
+    }
+
     /// The next node, or the end of one.
     pub(super) fn next(&mut self) -> Result<Visit, BrowseError> {
         if self.hasher.is_none() {
@@ -142,25 +154,20 @@ impl Reader {
     fn skip(&mut self) {
         let left = self.decoder.content_left();
         self.decoder.skip_content();
-        let ready = (self.block.len() - self.taken) as u64;
-        if left <= ready {
-            self.taken += left as usize;
-        } else {
-            self.block.clear();
-            self.taken = 0;
-        }
+        let skipped = left.min(self.block.len() as u64) as usize;
+        self.block.advance(skipped);
     }
 
     /// One event; content goes to `each`.
     fn visit(&mut self, mut each: impl FnMut(&[u8])) -> Result<Option<Visit>, BrowseError> {
-        let mut input = &self.block[self.taken..];
-        let before = input.len();
+        let block = self.block.clone();
+        let mut input = &block[..];
         let event = self.decoder.next(&mut input);
-        let used = before - input.len();
+        let used = block.len() - input.len();
         if let Some(hasher) = &mut self.hasher {
-            hasher.update(&self.block[self.taken..self.taken + used]);
+            hasher.update(&block[..used]);
         }
-        self.taken += used;
+        self.block.advance(used);
         let visit = match event {
             Ok(Some(Event::Enter(node))) => {
                 let (offset, entry) = (node.offset, node.entry.clone());
@@ -182,11 +189,10 @@ impl Reader {
     }
 
     fn refill(&mut self) -> Result<(), BrowseError> {
-        self.block.resize(self.size, 0);
-        let read = self.source.read_at(self.decoder.offset(), &mut self.block)?;
-        self.block.truncate(read);
-        self.taken = 0;
-        match read {
+        // What is there of the old one is not needed any more, and can be the new one.
+        self.block = Bytes::new();
+        self.block = self.source.read_at(self.decoder.offset(), self.size)?;
+        match self.block.len() {
             0 => Err(BrowseError::Archive { place: self.source.place(), error: self.decoder.truncated() }),
             _ => Ok(()),
         }
@@ -209,10 +215,12 @@ fn seek(source: &mut dyn ReadAt, features: Option<u64>, path: Vec<u8>) -> Result
     let mut read = |offset: u64, buffer: &mut [u8]| -> Result<(), Failed> {
         let mut filled = 0;
         while filled < buffer.len() {
-            match source.read_at(offset + filled as u64, &mut buffer[filled..]).map_err(Failed::Read)? {
-                0 => return Err(Failed::Archive(Decoder::part(0, length, length, Vec::new()).truncated())),
-                read => filled += read,
+            let bytes = source.read_at(offset + filled as u64, buffer.len() - filled).map_err(Failed::Read)?;
+            if bytes.is_empty() {
+                return Err(Failed::Archive(Decoder::part(0, length, length, Vec::new()).truncated()));
             }
+            buffer[filled..filled + bytes.len()].copy_from_slice(&bytes);
+            filled += bytes.len();
         }
         Ok(())
     };

@@ -32,8 +32,8 @@ enum Fate {
     For(&'static [&'static str]),
     /// The same, and only where trees are: casync does not heed it for images.
     ForTrees(&'static [&'static str]),
-    /// It can be left out if it has this value.
-    Only(&'static str),
+    /// It would change what is done, and that is not offered.
+    Refused,
     /// Some of casync's that are treated by themselves.
     Own,
 }
@@ -54,8 +54,8 @@ const OPTIONS: [(&str, bool, Fate); 37] = [
     ("extra-store", true, Fate::For(&["extract", "list", "mtree", "stat", "digest"])),
     ("chunk-size", true, Fate::For(MAKE)),
     ("seed", true, Fate::For(EXTRACT)),
-    ("cache", true, Fate::Only("")),
-    ("cache-auto", false, Fate::Only("")),
+    ("cache", true, Fate::Refused),
+    ("cache-auto", false, Fate::Refused),
     ("rate-limit-bps", true, Fate::For(EXTRACT)),
     ("with", true, Fate::ForTrees(&["make", "extract", "list", "mtree", "stat", "digest"])),
     ("without", true, Fate::ForTrees(&["make", "extract", "list", "mtree", "stat", "digest"])),
@@ -67,7 +67,7 @@ const OPTIONS: [(&str, bool, Fate); 37] = [
     ("delete", true, Fate::ForTrees(EXTRACT)),
     ("punch-holes", true, Fate::For(EXTRACT)),
     ("reflink", true, Fate::For(EXTRACT)),
-    ("hardlink", true, Fate::Only("no")),
+    ("hardlink", true, Fate::ForTrees(EXTRACT)),
     ("seed-output", true, Fate::For(EXTRACT)),
     ("uid-shift", true, Fate::ForTrees(&["make", "extract", "list", "mtree", "stat", "digest"])),
     ("uid-range", true, Fate::ForTrees(&["make", "extract", "list", "mtree", "stat", "digest"])),
@@ -164,10 +164,10 @@ pub fn translate(arguments: impl IntoIterator<Item = OsString>, verbose: bool) -
             Fate::Own => false,
             // An archive has no chunks.
             Fate::For(_) if archive && matches!(*name, "seed" | "extra-store" | "rate-limit-bps") => false,
+            Fate::ForTrees(_) if archive && *name == "hardlink" => false,
             Fate::For(verbs) => verbs.contains(&verb),
             Fate::ForTrees(verbs) => verbs.contains(&verb) && tree,
-            Fate::Only("no") if value.to_str().is_some_and(|value| parse_boolean(value) == Ok(false)) => false,
-            Fate::Only(_) => return Err(format!("--{name} is not offered")),
+            Fate::Refused => return Err(format!("--{name} is not offered")),
         };
         if passed {
             let mut option = OsString::from(format!("--{name}"));
@@ -288,7 +288,7 @@ casync [OPTIONS...] digest [ARCHIVE|BLOB|ARCHIVE_INDEX|BLOB_INDEX|DIRECTORY] [PA
 casync [OPTIONS...] gc BLOB_INDEX|ARCHIVE_INDEX...
 
 This is caswarm, called as casync: it takes casync's options, and fetches chunks from
-neighbours first. Not offered: mount, mkdev, --cache=, -c, --hardlink=yes.
+neighbours first. Not offered: mount, mkdev, --cache=, -c.
 Besides casync's there are, for extract: --no-lan, --no-share, --linger=SECONDS,
 --network=NAME, --zone=LABEL, --bootstrap=HOST:PORT, --listen=ADDR.
 `caswarm help` says more.
@@ -333,7 +333,6 @@ mod tests {
         for (line, named) in [
             ("make --cache=C i.caidx t", "--cache"),
             ("make -c i.caidx t", "--cache-auto"),
-            ("extract --hardlink=yes i.caidx t", "--hardlink"),
             ("extract --frobnicate i.caidx t", "--frobnicate"),
             ("extract --se=x i.caidx t", "--se"),
             ("extract --store", "--store"),

@@ -12,9 +12,10 @@ use indicatif::{ProgressBar, ProgressStyle};
 use proto::IndexId;
 
 use super::lan::LanArgs;
+use super::signals::Signals;
 use super::unpack::UnpackArgs;
 use super::values::{What, parse_what};
-use super::{Global, parse_boolean, parse_bytes};
+use super::{Global, parse_boolean, values};
 use crate::browse::reader::ArchiveFile;
 use crate::exit::Exit;
 use crate::extract::network::Network;
@@ -54,7 +55,7 @@ pub struct Args {
     #[arg(long, value_name = "STORE")]
     extra_store: Vec<String>,
     /// A file or device to take chunks from, by its index: the one named, else FILE.caibx beside it, else it is cut
-    /// anew; for a tree also a directory; may be repeated.
+    /// anew; for a tree also a directory, by DIRECTORY.caidx beside it; may be repeated.
     #[arg(long, value_name = "[INDEX:]FILE")]
     seed: Vec<String>,
     /// Take chunks from the file that the target replaces, or from the directory that it updates, too.
@@ -67,7 +68,7 @@ pub struct Args {
     #[arg(long, value_name = "BOOL", default_value = "yes", value_parser = parse_boolean, action = ArgAction::Set)]
     punch_holes: bool,
     /// Receive at most that many bytes (not bits, as in casync) a second from remote stores.
-    #[arg(long, value_name = "BYTES", value_parser = parse_rate)]
+    #[arg(long, value_name = "BYTES", value_parser = values::parse_rate)]
     rate_limit_bps: Option<u64>,
     /// Only show what would come from where.
     #[arg(long, short = 'n')]
@@ -92,9 +93,6 @@ pub struct Args {
     /// Go on serving neighbours that still need chunks for at most that long after the image is whole [default: 120].
     #[arg(long, value_name = "SECONDS")]
     pub(super) linger: Option<u64>,
-    /// Neither ask neighbours nor serve them.
-    #[arg(long)]
-    pub(super) no_lan: bool,
     #[command(flatten)]
     pub(super) lan: LanArgs,
     #[command(flatten)]
@@ -114,7 +112,9 @@ pub async fn run(args: Args, global: &Global) -> anyhow::Result<Exit> {
         Some(What::Blob | What::Directory) => anyhow::bail!("{}: only indexes and archives are extracted", args.index),
     };
     args.refuse_what_makes_no_sense(kind)?;
-    let http = HttpClient::new(HttpOptions { rate_limit: args.rate_limit_bps, ..HttpOptions::default() })?;
+    let mut signals = Signals::listen();
+    let rate_limit = args.rate_limit_bps.into_iter().chain(args.lan.limit_origin).min();
+    let http = HttpClient::new(HttpOptions { rate_limit, ..HttpOptions::default() })?;
     let network = network(&args, global)?;
     let config = config(&args, kind == "caidx");
     if args.dry_run {
@@ -128,9 +128,20 @@ pub async fn run(args: Args, global: &Global) -> anyhow::Result<Exit> {
     }
     let (best_effort, progress) = (args.unpack.best_effort(), Arc::new(Progress::default()));
     let shown = tokio::spawn(show(progress.clone(), !global.quiet && std::io::stderr().is_terminal()));
-    let done = extract::run(config, &network, &http, progress).await;
+    let done = tokio::select! {
+        done = extract::run(config, &network, &http, progress) => Ok(done),
+        signal = signals.next() => Err(signal),
+    };
     shown.abort();
     let _ = shown.await;
+    let done = match done {
+        Ok(done) => done,
+        Err(signal) => {
+            eprintln!("caswarm: stopped; what is there is kept, and the same command goes on with it");
+            end(&network, &mut signals).await;
+            return Ok(signal);
+        }
+    };
     let (report, mut image) = done?;
     if !global.quiet {
         eprintln!("{report}");
@@ -142,9 +153,17 @@ pub async fn run(args: Args, global: &Global) -> anyhow::Result<Exit> {
     tokio::select! {
         () = network.finished(image) => {}
         // The image is whole: who is tired of waiting loses nothing.
-        _ = tokio::signal::ctrl_c() => {}
+        _ = signals.next() => end(&network, &mut signals).await,
     }
     super::unpack::judge(report.complaints_total.unwrap_or(0), &report.complaints, best_effort)
+}
+
+/// Says goodbye to the neighbours; to who asks a second time, that takes too long.
+async fn end(network: &Lan, signals: &mut Signals) {
+    tokio::select! {
+        () = network.close() => {}
+        _ = signals.next() => {}
+    }
 }
 
 /// An archive needs no network, no stores and no seeds.
@@ -154,6 +173,9 @@ async fn unpack(args: Args, global: &Global) -> anyhow::Result<Exit> {
         anyhow::bail!("{}: an archive has to be a local file; of remote trees, extract the index (.caidx)", args.index);
     };
     let (target, best_effort) = (args.tree(), args.unpack.best_effort());
+    if args.dry_run {
+        return super::unpack::look_only(archive, target, args.json).await;
+    }
     let started = std::time::Instant::now();
     let unpacked = tokio::task::spawn_blocking(move || -> anyhow::Result<_> {
         Ok(extract::tree::unpack(Box::new(ArchiveFile::open(&archive)?), None, &target)?)
@@ -164,24 +186,31 @@ async fn unpack(args: Args, global: &Global) -> anyhow::Result<Exit> {
         let (entries, bytes) = (unpacked.entries, Bytes(unpacked.bytes));
         eprintln!("{}: {entries} files and directories, {bytes}, in {seconds:.1} s", args.target.display());
     }
+    if args.json {
+        println!("{}", super::unpack::report(&args.target, &unpacked, started.elapsed()));
+    }
     super::unpack::judge(unpacked.complaints_total, &unpacked.complaints, best_effort)
 }
 
 impl Args {
     /// What to do with a tree.
     fn tree(&self) -> TreeTarget {
-        let directory = |seed: &&String| PathBuf::from(seed).is_dir();
         TreeTarget {
             directory: self.target.clone(),
             path: self.path.as_ref().map(|path| path.as_encoded_bytes().to_owned()).unwrap_or_default(),
             options: self.unpack.options(self.punch_holes),
-            seeds: self.seed.iter().filter(directory).map(PathBuf::from).collect(),
+            seeds: self.seeds().filter(|seed| seed.file.is_dir()).collect(),
+            hardlink: self.unpack.hardlink(),
         }
     }
 
     /// Whether the image goes to standard output.
     fn is_to_stdout(&self) -> bool {
         self.target.as_os_str() == stdout::NAME
+    }
+
+    fn seeds(&self) -> impl Iterator<Item = SeedName> {
+        self.seed.iter().map(|seed| SeedName::parse(seed))
     }
 
     fn refuse_what_makes_no_sense(&self, kind: &str) -> anyhow::Result<()> {
@@ -193,11 +222,10 @@ impl Args {
                 "--with, --without, --delete, --undo-immutable, --uid-shift, --uid-range and --best-effort are for trees",
             ),
             (tree && self.in_place, "--in-place is for images; a tree is always updated in place"),
-            (tree && self.dry_run, "--dry-run is for images"),
             (tree && self.is_to_stdout(), "a tree cannot go to standard output"),
             (self.is_to_stdout() && self.json, "--json and the image cannot both go to standard output"),
             (self.is_to_stdout() && (self.in_place || self.dry_run), "--in-place and --dry-run need a file or device"),
-            (kind == "catar" && self.json, "--json is for indexes"),
+            (kind == "catar" && self.unpack.hardlink(), "--hardlink is for indexes, which have seeds"),
             (kind == "catar" && !self.seed.is_empty(), "--seed is for indexes"),
             (kind == "catar" && !self.extra_store.is_empty(), "--extra-store is for indexes"),
             (kind == "catar" && self.index_id.is_some(), "--index-id is for indexes"),
@@ -211,11 +239,10 @@ impl Args {
 
 fn network(args: &Args, global: &Global) -> anyhow::Result<Lan> {
     let mut config = args.lan.node_config(Identity::ephemeral(), None)?;
-    config.lan = !args.no_lan;
     let state = global.state_dir().ok().map(|state| (state.path().to_owned(), state.control_socket()));
     let (state_dir, control) = state.unzip();
     config.state_dir = state_dir.filter(|dir| dir.is_dir());
-    Ok(Lan::new(config, control.filter(|_| !args.no_lan)))
+    Ok(Lan::new(config, control.filter(|_| !args.lan.no_lan)))
 }
 
 fn config(args: &Args, tree: bool) -> Config {
@@ -230,24 +257,12 @@ fn config(args: &Args, tree: bool) -> Config {
         sources: SourceOptions {
             store: args.store.as_deref().map(Location::parse),
             extra_stores: args.extra_store.iter().map(|store| Location::parse(store)).collect(),
-            seeds: args
-                .seed
-                .iter()
-                .filter(|seed| !tree || !PathBuf::from(seed).is_dir())
-                .map(|seed| SeedName::parse(seed))
-                .collect(),
+            seeds: args.seeds().filter(|seed| !tree || !seed.file.is_dir()).collect(),
             seed_output: args.seed_output,
             reflink: args.reflink,
-            neighbours: !args.no_lan,
+            neighbours: !args.lan.no_lan,
         },
         threads: args.threads.unwrap_or_else(cores).clamp(1, 64),
-    }
-}
-
-fn parse_rate(text: &str) -> Result<u64, String> {
-    match parse_bytes(text)? {
-        0 => Err("0 bytes a second would take for ever".to_owned()),
-        rate => Ok(rate),
     }
 }
 

@@ -17,7 +17,10 @@ pub struct Args {
 /// # Errors
 /// Whatever cannot be read.
 pub async fn run(args: Args, _global: &Global) -> anyhow::Result<Exit> {
-    let told = args.look.look(true, |tree, _| Ok(mtree(tree, &mut std::io::BufWriter::new(std::io::stdout().lock()))?));
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let told = args
+        .look
+        .look(true, move |tree, _| Ok(mtree(tree, threads, &mut std::io::BufWriter::new(std::io::stdout().lock()))?));
     told.await?;
     Ok(Exit::Ok)
 }

@@ -189,10 +189,10 @@ async fn publish_archive(args: Args, place: Place) -> anyhow::Result<Exit> {
             }
         };
         loop {
-            let mut block = Vec::with_capacity(BLOCK);
+            let mut block = vec![0; BLOCK];
             let block = match archiver.fill(&mut block) {
                 Ok(0) => return hasher.finish(),
-                Ok(_) => Ok(Bytes::from(block)),
+                Ok(read) => Ok(Bytes::from(block).slice(..read)),
                 Err(error) => Err(error.into()),
             };
             if let Ok(block) = &block {

@@ -132,7 +132,10 @@ impl Assembly {
     fn write(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
         match self.zeros {
             Zeros::Write => self.file.write_all_at(bytes, offset),
-            Zeros::Skip | Zeros::Punch => holes::write_sparse(&self.file, bytes, offset, self.zeros == Zeros::Punch),
+            Zeros::Skip | Zeros::Punch => {
+                // The file has its length already.
+                holes::write_sparse(&self.file, bytes, offset, self.zeros == Zeros::Punch).map(|_| ())
+            }
         }
     }
 

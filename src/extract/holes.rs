@@ -26,8 +26,9 @@ const SMALLEST_HOLE: usize = 32 << 10;
 const BLOCK: usize = 4096;
 
 /// Writes `bytes` at `offset`, leaving out long runs of zeros that are whole blocks of the file; `punch` makes holes of
-/// them, for a file that may have something else there.
-pub(crate) fn write_sparse(file: &File, bytes: &[u8], offset: u64, punch: bool) -> io::Result<()> {
+/// them, for a file that may have something else there. Says whether the last byte was written, so that the file is long
+/// enough.
+pub(crate) fn write_sparse(file: &File, bytes: &[u8], offset: u64, punch: bool) -> io::Result<bool> {
     let mut written = 0;
     for hole in zero_runs(bytes, offset) {
         file.write_all_at(&bytes[written..hole.start], offset + written as u64)?;
@@ -36,7 +37,8 @@ pub(crate) fn write_sparse(file: &File, bytes: &[u8], offset: u64, punch: bool) 
         }
         written = hole.end;
     }
-    file.write_all_at(&bytes[written..], offset + written as u64)
+    file.write_all_at(&bytes[written..], offset + written as u64)?;
+    Ok(written < bytes.len())
 }
 
 /// The parts of the file below `length` that are not holes, ascending. A file system that cannot tell has no holes.

@@ -131,7 +131,7 @@ fn open_seed(
     Seed::by_cutting(&name.file, target.sizes, target.digest(), &rest(), threads)
 }
 
-fn read_index(path: &Path) -> Result<Index, String> {
+pub(super) fn read_index(path: &Path) -> Result<Index, String> {
     let length = std::fs::metadata(path).map_err(|error| error.to_string())?.len();
     if length > crate::format::index::MAX_FILE {
         return Err("too long for an index".to_owned());

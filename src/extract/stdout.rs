@@ -20,16 +20,14 @@ pub(super) fn write(mut image: Box<dyn ReadAt>) -> Result<Unpacked, TreeError> {
     // Not the line-buffered one: this is not text.
     let out = std::os::fd::AsFd::as_fd(&io::stdout()).try_clone_to_owned().map_err(TreeError::Output)?;
     let mut out = std::fs::File::from(out);
-    let mut block = vec![0; BLOCK];
     let mut offset = 0;
     loop {
-        match image.read_at(offset, &mut block)? {
-            0 => return Ok(Unpacked::default()),
-            read => {
-                out.write_all(&block[..read]).map_err(TreeError::Output)?;
-                offset += read as u64;
-            }
+        let block = image.read_at(offset, BLOCK)?;
+        if block.is_empty() {
+            return Ok(Unpacked::default());
         }
+        out.write_all(&block).map_err(TreeError::Output)?;
+        offset += block.len() as u64;
     }
 }
 

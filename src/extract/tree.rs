@@ -11,6 +11,7 @@
 //! written; each chunk of them that is wanted goes into the spool, whatever file it came from.
 
 mod follow;
+mod origins;
 mod sow;
 
 use std::io;
@@ -19,14 +20,19 @@ use std::sync::Arc;
 
 use super::ExtractError;
 use super::assembly::Assembly;
-use super::progress::Progress;
-use super::sources::Stores;
+use super::reflink;
+use super::sources::{SourceOptions, Stores};
 use crate::browse::indexed::Indexed;
 use crate::browse::reader::{ReadAt, Reader};
 use crate::browse::{BrowseError, Tree, Visit};
+use crate::format::archive::Kind;
 use crate::format::index::Index;
+use crate::format::layout::Layout;
+use crate::source::seed::SeedName;
 use crate::tree::unpack::{Options, UnpackError, Unpacked, Unpacker};
-pub(super) use follow::Follower;
+pub(super) use follow::{Ending, Follower};
+pub(super) use origins::Origins;
+pub(super) use sow::Sowing;
 
 /// What of a tree is put where, and how.
 #[derive(Debug, Clone)]
@@ -38,7 +44,9 @@ pub struct TreeTarget {
     /// How it is put back.
     pub options: Options,
     /// Trees to take chunks from, besides the seeds that are files.
-    pub seeds: Vec<PathBuf>,
+    pub seeds: Vec<SeedName>,
+    /// Files that are equal to files of seeds become hard links to them.
+    pub hardlink: bool,
 }
 
 /// Why a tree was not extracted. What was written stays, and the next run puts it right.
@@ -63,6 +71,16 @@ pub enum TreeError {
 /// # Errors
 /// [`TreeError`]; what the target cannot have of metadata is none, but in the answer.
 pub fn unpack(source: Box<dyn ReadAt>, features: Option<u64>, target: &TreeTarget) -> Result<Unpacked, TreeError> {
+    unpack_sharing(source, features, target, None)
+}
+
+/// The same, sharing what it can with seeds that were read before.
+fn unpack_sharing(
+    source: Box<dyn ReadAt>,
+    features: Option<u64>,
+    target: &TreeTarget,
+    seeds: Option<(Arc<Origins>, Index)>,
+) -> Result<Unpacked, TreeError> {
     let mut tree = Tree::of(Reader::open(source, features, &target.path)?.reading_all());
     let mut unpacker: Option<Unpacker> = None;
     let mut directories = Vec::new();
@@ -73,14 +91,24 @@ pub fn unpack(source: Box<dyn ReadAt>, features: Option<u64>, target: &TreeTarge
                 // Nothing is touched before there is something to put there.
                 let unpacker = match &mut unpacker {
                     Some(unpacker) => unpacker,
-                    none => none.insert(Unpacker::open(&target.directory, target.options)?),
+                    none => {
+                        let mut unpacker = Unpacker::open(&target.directory, target.options)?;
+                        if let Some((origins, _)) = seeds.as_ref().filter(|(origins, _)| origins.hardlink) {
+                            let origins = origins.clone();
+                            unpacker = unpacker.linking(move |digest| origins.equal(digest));
+                        }
+                        none.insert(unpacker)
+                    }
                 };
                 let name = node.path.rsplit(|byte| *byte == b'/').next().unwrap_or_default();
                 let name = if part || !directories.is_empty() { name } else { b"" };
-                let file = matches!(node.entry.kind, crate::format::archive::Kind::File { .. });
+                let kind = node.entry.kind.clone();
                 directories.push(node.entry.is_directory());
                 unpacker.enter(name, node.entry, tree.features())?;
-                if file {
+                if let Kind::File { size } = kind {
+                    if let Some((origins, index)) = &seeds {
+                        unpacker.share(origins.shares(index, tree.content_offset(), size));
+                    }
                     let mut written = Ok(());
                     tree.content(|bytes| {
                         if written.is_ok() {
@@ -121,25 +149,33 @@ pub(super) async fn unpack_local(
     Ok(super::blocking(move || unpack(Box::new(indexed), Some(features), &target)).await??)
 }
 
-/// Takes chunks from every seed that is a directory. What cannot be read is a warning. Blocks.
-pub(super) fn sow(
-    target: &TreeTarget,
-    index: &Index,
-    assembly: &Assembly,
-    seed_output: bool,
-    threads: usize,
-    progress: &Progress,
-) {
-    let output =
-        Some(&target.directory).filter(|directory| seed_output && target.path.is_empty() && directory.is_dir());
-    for seed in target.seeds.iter().chain(output) {
-        if assembly.missing().is_empty() {
+/// Takes chunks from every seed that is a directory, and hands those that are of the image to `found`. What cannot be
+/// read is a warning. Blocks.
+pub(super) fn sow(target: &TreeTarget, seed_output: bool, sowing: &Sowing<'_>) {
+    for seed in seeds(target, seed_output) {
+        if sowing.is_complete() {
             return;
         }
-        if let Err(error) = sow::sow(seed, index, assembly, threads, progress) {
+        if let Err(error) = sowing.sow(&seed) {
             tracing::warn!(%error, "this seed cannot be used; going on without it");
         }
     }
+}
+
+/// The seeds that are directories: those that were named, and the target.
+fn seeds(target: &TreeTarget, seed_output: bool) -> impl Iterator<Item = SeedName> {
+    let output =
+        Some(&target.directory).filter(|directory| seed_output && target.path.is_empty() && directory.is_dir());
+    target.seeds.iter().cloned().chain(output.map(|output| SeedName::parse(&output.to_string_lossy())))
+}
+
+/// What will be known of the seeds, if the target can share anything with them.
+pub(super) fn origins(target: &TreeTarget, options: &SourceOptions, layout: &Arc<Layout>) -> Option<Arc<Origins>> {
+    seeds(target, options.seed_output).next()?;
+    let there = if target.directory.is_dir() { Some(target.directory.as_path()) } else { target.directory.parent() };
+    let there = there.filter(|there| !there.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let reflink = options.reflink && reflink::works_in(there);
+    (reflink || target.hardlink).then(|| Arc::new(Origins::new(layout.clone(), target.hardlink, reflink)))
 }
 
 /// Where the spool of a tree goes, as if it were an image of this name: beside the target, or where temporary files go
@@ -160,7 +196,15 @@ pub(super) fn spool_places(directory: &Path) -> Vec<PathBuf> {
 }
 
 /// Starts the unpacker that follows an assembly.
-pub(super) fn follow(target: &TreeTarget, index: &Index, assembly: &Arc<Assembly>) -> io::Result<Follower> {
+pub(super) fn follow(
+    target: &TreeTarget,
+    index: &Index,
+    assembly: &Arc<Assembly>,
+    origins: Option<Arc<Origins>>,
+) -> io::Result<(Follower, Ending)> {
     let (target, features) = (target.clone(), index.flags);
-    Follower::start(index.clone(), assembly.clone(), move |source| unpack(source, Some(features), &target))
+    Follower::start(index.clone(), assembly.clone(), move |source, index| {
+        let seeds = origins.map(|origins| (origins, index));
+        unpack_sharing(source, Some(features), &target, seeds)
+    })
 }

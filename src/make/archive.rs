@@ -10,6 +10,7 @@ use bytes::Bytes;
 use proto::ChunkId;
 
 use super::{MakeError, output};
+use crate::blocks::Pool;
 use crate::format::digest::Digest;
 use crate::tree::Settings;
 use crate::tree::archiver::Archiver;
@@ -52,15 +53,16 @@ pub fn make_archive(top: &Path, settings: Settings, digest: Digest, archive: &Pa
                 Ok(out)
             })
             .map_err(MakeError::Thread)?;
-        let mut length = 0;
+        let (mut length, pool) = (0, Pool::new(BLOCK));
         let read = loop {
-            let mut block = Vec::with_capacity(BLOCK);
-            match archiver.fill(&mut block) {
+            let mut block = pool.block();
+            let read = match archiver.fill(&mut block) {
                 Ok(0) => break Ok(()),
-                Ok(read) => length += read as u64,
+                Ok(read) => read,
                 Err(error) => break Err(MakeError::from(error)),
-            }
-            let block = Bytes::from(block);
+            };
+            length += read as u64;
+            let block = block.into_bytes(read);
             // If nobody takes the blocks any more, the writer says why.
             if to_disk.send(block.clone()).is_err() || to_digest.send(block).is_err() {
                 break Ok(());
@@ -90,10 +92,11 @@ pub fn digest_tree(top: &Path, settings: Settings) -> Result<ChunkId, MakeError>
             hasher.finish()
         });
         let hashing = hashing.map_err(MakeError::Thread)?;
+        let pool = Pool::new(BLOCK);
         loop {
-            let mut block = Vec::with_capacity(BLOCK);
+            let mut block = pool.block();
             let read = archiver.fill(&mut block)?;
-            if read == 0 || to_digest.send(block.into()).is_err() {
+            if read == 0 || to_digest.send(block.into_bytes(read)).is_err() {
                 break;
             }
         }

@@ -53,16 +53,21 @@ impl Input {
 }
 
 impl Stream for Input {
-    fn fill(&mut self, block: &mut Vec<u8>) -> Result<usize, MakeError> {
-        let room = (block.capacity() - block.len()) as u64;
-        let wanted = self.length.map_or(room, |length| room.min(length - self.read));
-        let read = (&self.file)
-            .take(wanted)
-            .read_to_end(block)
-            .map_err(|error| MakeError::Input { path: self.path.clone(), error })?;
+    fn fill(&mut self, block: &mut [u8]) -> Result<usize, MakeError> {
+        let room = block.len() as u64;
+        let wanted = self.length.map_or(room, |length| room.min(length - self.read)) as usize;
+        let mut read = 0;
+        while read < wanted {
+            match self.file.read(&mut block[read..wanted]) {
+                Ok(0) => break,
+                Ok(more) => read += more,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(MakeError::Input { path: self.path.clone(), error }),
+            }
+        }
         self.read += read as u64;
         match self.length {
-            Some(length) if (read as u64) < wanted => {
+            Some(length) if read < wanted => {
                 Err(MakeError::Shrunk { path: self.path.clone(), length, read: self.read })
             }
             _ => Ok(read),

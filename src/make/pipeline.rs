@@ -10,9 +10,9 @@ use std::thread;
 use bytes::Bytes;
 use proto::ChunkId;
 
+use super::cutter::Cutter;
 use super::{MakeError, Plan, Stream};
 use crate::chunk::{Chunk, Encoding, name_many};
-use crate::format::chunker::Chunker;
 use crate::format::compression::Compressor;
 use crate::format::digest::Hasher;
 use crate::format::index::MAX_ROWS;
@@ -53,7 +53,7 @@ struct Shared<'a> {
 pub(super) fn run(input: &mut dyn Stream, plan: &Plan) -> Result<Cut, MakeError> {
     let threads = plan.threads.max(1);
     // Each worker has one block and one waits for it; the stream's digest is at one with one waiting; one is read.
-    let block = (MEMORY / (2 * threads + 3)).clamp(256 << 10, 4 << 20).max(2 * plan.sizes.max() as usize);
+    let block = (MEMORY / (2 * threads + 3)).clamp(256 << 10, 4 << 20);
     let shared = Shared {
         plan,
         batches: Mutex::default(),
@@ -105,76 +105,24 @@ fn read(
     to_workers: &SyncSender<Batch>,
     to_digest: &SyncSender<Bytes>,
 ) -> Result<Vec<u64>, MakeError> {
-    let pool = Pool { block, free: Arc::default() };
-    let mut chunker = Chunker::new(plan.sizes);
+    let mut cutter = Cutter::new(plan.sizes, block);
     let mut ends = Vec::new();
     let mut offset = 0;
-    let mut rest = Bytes::new();
     for number in 0.. {
-        let mut bytes = pool.take();
-        bytes.extend_from_slice(&rest);
-        let read = input.fill(&mut bytes)?;
-        let bytes = pool.lend(bytes);
-        let mut chunks = Vec::new();
-        let (mut start, mut seen) = (0, rest.len());
-        while let Some(cut) = chunker.next_cut(&bytes[seen..]) {
-            seen += cut;
-            chunks.push(bytes.slice(start..seen));
-            offset += (seen - start) as u64;
-            ends.push(offset);
-            start = seen;
-        }
-        let last = read == 0;
-        if last && start < bytes.len() {
-            chunks.push(bytes.slice(start..));
-            ends.push(offset + (bytes.len() - start) as u64);
-        }
+        let cut = cutter.next(|block| input.fill(block))?;
+        ends.extend(cut.chunks.iter().map(|chunk| {
+            offset += chunk.len() as u64;
+            offset
+        }));
         if ends.len() > MAX_ROWS {
             return Err(MakeError::TooManyChunks { path: input.path().to_owned(), rows: MAX_ROWS });
         }
-        let piece = bytes.slice(rest.len()..);
-        rest = bytes.slice(start..);
-        if to_digest.send(piece).is_err() || to_workers.send(Batch { number, chunks }).is_err() || last {
+        let last = cut.read.is_empty();
+        if to_digest.send(cut.read).is_err() || to_workers.send(Batch { number, chunks: cut.chunks }).is_err() || last {
             break;
         }
     }
     Ok(ends)
-}
-
-/// Memory of blocks that are done with, for the next: new memory would be cleared by the kernel each time.
-struct Pool {
-    block: usize,
-    free: Arc<Mutex<Vec<Vec<u8>>>>,
-}
-
-impl Pool {
-    /// An empty block.
-    fn take(&self) -> Vec<u8> {
-        lock(&self.free).pop().unwrap_or_else(|| Vec::with_capacity(self.block))
-    }
-
-    /// The bytes, for whoever needs them; the last to drop them gives the memory back.
-    fn lend(&self, bytes: Vec<u8>) -> Bytes {
-        Bytes::from_owner(Lent { bytes, free: Arc::clone(&self.free) })
-    }
-}
-
-struct Lent {
-    bytes: Vec<u8>,
-    free: Arc<Mutex<Vec<Vec<u8>>>>,
-}
-
-impl AsRef<[u8]> for Lent {
-    fn as_ref(&self) -> &[u8] {
-        &self.bytes
-    }
-}
-
-impl Drop for Lent {
-    fn drop(&mut self) {
-        self.bytes.clear();
-        lock(&self.free).push(std::mem::take(&mut self.bytes));
-    }
 }
 
 fn stream_digest(mut hasher: Hasher, pieces: &Receiver<Bytes>) -> ChunkId {

@@ -22,10 +22,10 @@ use super::holder::Holder;
 use crate::chunk::{Encoded, Encoding, name_many};
 use crate::format::archive::{EncodeError, Encoder, Kind};
 use crate::format::chunk_sizes::ChunkSizes;
-use crate::format::chunker::Chunker;
 use crate::format::features;
 use crate::format::index::Index;
 use crate::format::layout::Layout;
+use crate::make::cutter::Cutter;
 use crate::source::SourceError;
 use crate::tree::archiver::Archiver;
 use crate::tree::owners::Shift;
@@ -337,30 +337,18 @@ fn search(top: &Path, settings: Settings, index: &Index, layout: &Layout) -> Res
     let [min, avg, max] = index.sizes;
     let Ok(sizes) = ChunkSizes::new(min, avg, max) else { return Ok(found) };
     let mut archiver = Archiver::open(top, settings)?;
-    let mut chunker = Chunker::new(sizes);
-    let (mut rest, mut offset) = (Bytes::new(), 0);
+    let mut cutter = Cutter::new(sizes, BLOCK);
+    let mut offset = 0;
     loop {
-        let mut bytes = Vec::with_capacity(BLOCK.max(2 * sizes.max() as usize));
-        bytes.extend_from_slice(&rest);
-        let read = archiver.fill(&mut bytes)?;
-        let bytes = Bytes::from(bytes);
-        let (mut start, mut seen, mut chunks) = (0, rest.len(), Vec::new());
-        while let Some(cut) = chunker.next_cut(&bytes[seen..]) {
-            seen += cut;
-            chunks.push(bytes.slice(start..seen));
-            start = seen;
-        }
-        if read == 0 && start < bytes.len() {
-            chunks.push(bytes.slice(start..));
-        }
-        rest = bytes.slice(start..);
-        for chunk in name_many(chunks, index.digest()) {
+        let cut = cutter.next(|block| archiver.fill(block))?;
+        let last = cut.read.is_empty();
+        for chunk in name_many(cut.chunks, index.digest()) {
             if let Some(place) = layout.position(&chunk.id()).and_then(|position| found.get_mut(position as usize)) {
                 place.get_or_insert(offset);
             }
             offset += chunk.bytes().len() as u64;
         }
-        if read == 0 {
+        if last {
             return Ok(found);
         }
     }

@@ -1,6 +1,6 @@
 //! Files on a machine that has no casync: SFTP by the system's `ssh -s HOST sftp`. It knows nothing of chunks.
 //!
-//! The crate that speaks the protocol believes any length that the other side says; [`Bounded`] does not.
+//! The crate that speaks the protocol believes whatever length the other side says; the stream it is given here does not.
 
 use std::io;
 use std::pin::Pin;

@@ -191,29 +191,31 @@ impl ChunkSource for Seed {
     }
 }
 
-/// What `--seed` names: a file, or desync's `INDEX:FILE`, where INDEX ends in `.caibx`. A file's own index lies beside
-/// it as `FILE.caibx`, if there is one.
+/// What `--seed` names: a file or, for trees, a directory; or desync's `INDEX:FILE`, where INDEX ends in `.caibx` or
+/// `.caidx`. Its own index lies beside it as `FILE.caibx` or `DIRECTORY.caidx`, if there is one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SeedName {
     /// The index, if one was named or lies beside the file.
     pub index: Option<PathBuf>,
-    /// The file or device.
+    /// The file, device or directory.
     pub file: PathBuf,
 }
 
 impl SeedName {
     /// Takes apart what was typed and looks for an index beside the file.
     pub fn parse(text: &str) -> Self {
-        if let Some(at) = text.find(".caibx:") {
-            let (index, file) = (&text[..at + 6], &text[at + 7..]);
-            if !file.is_empty() {
-                return Self { index: Some(index.into()), file: file.into() };
+        for mark in [".caibx:", ".caidx:"] {
+            if let Some(at) = text.find(mark) {
+                let (index, file) = (&text[..at + mark.len() - 1], &text[at + mark.len()..]);
+                if !file.is_empty() {
+                    return Self { index: Some(index.into()), file: file.into() };
+                }
             }
         }
-        let mut beside = std::ffi::OsString::from(text);
-        beside.push(".caibx");
-        let beside = PathBuf::from(beside);
-        Self { index: beside.is_file().then_some(beside), file: text.into() }
+        let file = PathBuf::from(text);
+        let kind = if file.is_dir() { ".caidx" } else { ".caibx" };
+        let beside = PathBuf::from(format!("{}{kind}", text.trim_end_matches('/')));
+        Self { index: beside.is_file().then_some(beside), file }
     }
 }
 

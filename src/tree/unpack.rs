@@ -8,22 +8,30 @@
 
 mod metadata;
 mod place;
+mod share;
 
 use std::ffi::{CString, OsStr};
 use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
+use proto::ChunkId;
+
+use super::known::{Known, Share};
 use super::owners::{Owners, Shift};
 use super::{attributes, read};
 use crate::extract::holes::write_sparse;
-use crate::format::archive::{Entry, Kind};
+use crate::format::archive::{Entry, Kind, encode_node};
+use crate::format::digest::{Digest, Hasher};
 use crate::format::features;
+use share::Sharing;
 
 /// How a tree is put back.
 #[derive(Debug, Clone, Copy)]
@@ -59,6 +67,10 @@ pub struct Unpacked {
     pub entries: u64,
     /// Bytes of content.
     pub bytes: u64,
+    /// Of these, how many are in blocks shared with seeds.
+    pub shared: u64,
+    /// Files that became hard links to files of seeds.
+    pub linked: u64,
     /// How many things could not be put back.
     pub complaints_total: u64,
     /// The first hundred of them, each with its path.
@@ -77,11 +89,15 @@ pub struct Unpacker {
     file: Option<NewFile>,
     done: Unpacked,
     temporary: u64,
+    equal: Option<Equal>,
 }
+
+/// Answers with a file that has the hard link digest, if one is known.
+type Equal = Box<dyn Fn(&ChunkId) -> Option<Arc<Known>> + Send>;
 
 /// A directory that is open.
 struct Directory {
-    fd: OwnedFd,
+    fd: Arc<OwnedFd>,
     name: CString,
     /// What it is to become; `None` for a top that is only there to hold what is unpacked.
     becomes: Option<(Entry, u64)>,
@@ -89,7 +105,7 @@ struct Directory {
     fresh: bool,
     /// What is made in it may get attributes from it.
     inherits: bool,
-    /// The names that belong into it, in order.
+    /// The names that belong into it, in order, unless it is fresh and has no others.
     names: Vec<Vec<u8>>,
 }
 
@@ -101,6 +117,11 @@ struct NewFile {
     entry: Entry,
     replay: u64,
     offset: u64,
+    /// It ends in a hole that was skipped, not written.
+    short: bool,
+    sharing: Option<Sharing>,
+    /// For its hard link digest.
+    hasher: Option<Hasher>,
 }
 
 type Doing<T> = Result<T, (&'static str, Errno)>;
@@ -120,7 +141,8 @@ impl Unpacker {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let fd = rustix::fs::open(top, flags, Mode::empty()).map_err(failed("opening the directory"))?;
         let inherits = inherits(&fd);
-        let base = Directory { fd, name: CString::default(), becomes: None, fresh, inherits, names: Vec::new() };
+        let base =
+            Directory { fd: Arc::new(fd), name: CString::default(), becomes: None, fresh, inherits, names: Vec::new() };
         Ok(Self {
             options,
             owners: Owners::default(),
@@ -129,7 +151,23 @@ impl Unpacker {
             file: None,
             done: Unpacked::default(),
             temporary: crate::source::random(),
+            equal: None,
         })
+    }
+
+    /// The same, with hard links to known files where `equal` knows one with the digest.
+    #[must_use]
+    pub fn linking(self, equal: impl Fn(&ChunkId) -> Option<Arc<Known>> + Send + 'static) -> Self {
+        Self { equal: Some(Box::new(equal)), ..self }
+    }
+
+    /// What of the file that was entered last may share blocks, in order. To be said before its content.
+    pub fn share(&mut self, shares: Vec<Share>) {
+        if let Some(file) = self.file.as_mut().filter(|_| !shares.is_empty())
+            && let Kind::File { size } = file.entry.kind
+        {
+            file.sharing = Some(Sharing::new(shares, size));
+        }
     }
 
     /// The next node. With an empty name it is the top itself, else an entry of the innermost open directory. `word` is
@@ -151,7 +189,7 @@ impl Unpacker {
         let c_name = CString::new(name).map_err(|_| self.failed(name, "its name", Errno::INVAL))?;
         let entered = match entry.kind {
             Kind::Directory => self.enter_directory(c_name, entry, replay),
-            Kind::File { .. } => self.enter_file(c_name, entry, replay),
+            Kind::File { .. } => self.enter_file(c_name, entry, replay, word),
             _ => self.make_special(&c_name, &entry, replay),
         };
         entered.map_err(|(doing, error)| self.failed(name, doing, error))
@@ -163,9 +201,17 @@ impl Unpacker {
     /// When they cannot be written.
     pub fn content(&mut self, bytes: &[u8]) -> Result<(), UnpackError> {
         let Some(file) = &mut self.file else { return Ok(()) };
-        let written = match self.options.punch_holes {
-            true => write_sparse(&file.file, bytes, file.offset, false),
-            false => io::Write::write_all(&mut &file.file, bytes),
+        if let Some(hasher) = &mut file.hasher {
+            hasher.update(bytes);
+        }
+        let (punch, short, handle) = (self.options.punch_holes, &mut file.short, &file.file);
+        let mut write = |bytes: &[u8], offset| match punch {
+            true => write_sparse(handle, bytes, offset, false).map(|to_the_end| *short = !to_the_end),
+            false => handle.write_all_at(bytes, offset),
+        };
+        let written = match &mut file.sharing {
+            Some(sharing) => sharing.content(handle, bytes, write),
+            None => write(bytes, file.offset),
         };
         file.offset += bytes.len() as u64;
         self.done.bytes += bytes.len() as u64;
@@ -199,7 +245,7 @@ impl Unpacker {
         let subvolume = replay & entry.attributes & features::SUBVOLUME != 0;
         let Some(mut base) = self.open.pop() else { return Ok(()) };
         if base.fresh && subvolume {
-            base.fd = self.top_as_subvolume()?;
+            base.fd = Arc::new(self.top_as_subvolume()?);
         } else if base.fresh && metadata::has_permissions(replay) {
             // Nobody else looks inside before it has its own permissions.
             let _ = place::chmod(&base.fd, 0o700);
@@ -252,7 +298,7 @@ impl Unpacker {
         }
         let inherits = inherits(&fd);
         let becomes = Some((entry, replay));
-        self.open.push(Directory { fd, name, becomes, fresh, inherits, names: Vec::new() });
+        self.open.push(Directory { fd: Arc::new(fd), name, becomes, fresh, inherits, names: Vec::new() });
         Ok(())
     }
 
@@ -268,11 +314,11 @@ impl Unpacker {
         Ok(())
     }
 
-    fn enter_file(&mut self, name: CString, entry: Entry, replay: u64) -> Doing<()> {
+    fn enter_file(&mut self, name: CString, entry: Entry, replay: u64, word: u64) -> Doing<()> {
         let parent = self.parent(&name)?;
         let (fresh, inherits) = self.open.last().map_or((false, false), |parent| (parent.fresh, parent.inherits));
         let mode = if metadata::has_permissions(replay) { 0o600 } else { 0o666 };
-        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let temporary = if fresh { None } else { Some(self.temporary_name()) };
         let open = |name: &CString| rustix::fs::openat(&parent, name, flags, Mode::from_raw_mode(mode));
         let opened = open(temporary.as_ref().unwrap_or(&name));
@@ -282,20 +328,35 @@ impl Unpacker {
             let done = early.apply(&file);
             self.complain_all(name.to_bytes(), done);
         }
-        self.file = Some(NewFile { file, name, temporary, entry, replay, offset: 0 });
+        // Only who puts everything back as it is can have the same file.
+        let all = replay == features::replayed(word, features::ALL) && self.options.shift == Shift::default();
+        let hasher = self.equal.as_ref().filter(|_| all).map(|_| {
+            let (mut hasher, mut records) = (Digest::of_features(word).hasher(), Vec::new());
+            encode_node(word, &entry, &mut records);
+            hasher.update(&records);
+            hasher
+        });
+        let (offset, short, sharing) = (0, false, None);
+        self.file = Some(NewFile { file, name, temporary, entry, replay, offset, short, sharing, hasher });
         Ok(())
     }
 
     fn leave_file(&mut self, new: NewFile) -> Doing<()> {
-        let NewFile { file, name, temporary, entry, replay, offset } = new;
+        let NewFile { file, name, temporary, entry, replay, offset, short, sharing, hasher } = new;
         let discard = |unpacker: &Self, error| {
             if let (Some(temporary), Some(parent)) = (&temporary, unpacker.open.last()) {
                 let _ = place::unlink(&parent.fd, temporary);
             }
             error
         };
-        if self.options.punch_holes && offset > 0 {
-            // A hole at the end was skipped, not written.
+        if let Some(known) = hasher.zip(self.equal.as_ref()).and_then(|(hasher, equal)| equal(&hasher.finish()))
+            && self.link(&known, temporary.as_ref(), &name).map_err(|error| discard(self, error))?
+        {
+            self.done.linked += 1;
+            return Ok(());
+        }
+        self.done.shared += sharing.map_or(0, |sharing| sharing.shared());
+        if short {
             let sized = rustix::fs::ftruncate(&file, offset);
             sized.map_err(|error| discard(self, ("setting its length", error)))?;
         }
@@ -308,6 +369,28 @@ impl Unpacker {
         let done = metadata::late(&file, &entry, replay, inherits);
         self.complain_all(name.to_bytes(), done);
         Ok(())
+    }
+
+    /// Puts a known file into the place of one that was written just now. `false`: it cannot be.
+    fn link(&mut self, known: &Known, written: Option<&CString>, name: &CString) -> Doing<bool> {
+        let Some(parent) = self.open.last().map(|parent| parent.fd.clone()) else { return Ok(false) };
+        // It may be there already: then there is nothing to replace.
+        let there = read::stat_at(&parent, name).is_ok_and(|stat| known.is_file_of(&stat));
+        let temporary = self.temporary_name();
+        if share::link(known, &parent, &temporary).is_err() {
+            return Ok(false);
+        }
+        let installed = match there {
+            true => place::unlink(&parent, &temporary).map_err(|error| ("removing a second name", error)),
+            false => self.install(&temporary, name),
+        };
+        installed.inspect_err(|_| {
+            let _ = place::unlink(&parent, &temporary);
+        })?;
+        match written {
+            Some(written) => place::unlink(&parent, written).map_err(|error| ("removing a copy", error)).map(|()| true),
+            None => Ok(true),
+        }
     }
 
     /// Symbolic links, devices, pipes and sockets.
@@ -351,10 +434,12 @@ impl Unpacker {
     }
 
     /// The innermost open directory, which gets one more name that belongs into it.
-    fn parent(&mut self, name: &CString) -> Doing<OwnedFd> {
+    fn parent(&mut self, name: &CString) -> Doing<Arc<OwnedFd>> {
         let Some(parent) = self.open.last_mut() else { return Err(("looking for its directory", Errno::NOENT)) };
-        parent.names.push(name.to_bytes().to_owned());
-        parent.fd.try_clone().map_err(|_| ("looking for its directory", Errno::MFILE))
+        if !parent.fresh {
+            parent.names.push(name.to_bytes().to_owned());
+        }
+        Ok(parent.fd.clone())
     }
 
     fn open_directory(&self, parent: &OwnedFd, name: &CString, subvolume: bool, mode: u32) -> Doing<(OwnedFd, bool)> {

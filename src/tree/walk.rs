@@ -7,12 +7,15 @@ use std::io::{self, Read};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use nix::sys::stat::FileStat;
 use rustix::fs::{Dir, FileType, Mode, OFlags};
 use rustix::io::Errno;
 
+use super::content::Content;
 use super::exclude::{self, Rules};
+use super::known::Known;
 use super::owners::Owners;
 use super::read::{self, Found};
 use super::{Settings, TreeError, attributes};
@@ -53,21 +56,12 @@ enum State {
 /// A directory that is open.
 struct Level {
     fd: OwnedFd,
-    name: Vec<u8>,
+    path: Arc<Path>,
     names: std::vec::IntoIter<(CString, FileType)>,
     device: u64,
     magic: u64,
     mount: Option<u64>,
     rules: Rules,
-}
-
-/// A file whose content is being read.
-struct Content {
-    file: File,
-    name: Vec<u8>,
-    stat: FileStat,
-    size: u64,
-    read: u64,
 }
 
 /// A directory entry that is looked at.
@@ -103,7 +97,7 @@ impl Walk {
             State::Start(fd) => self.enter_top(fd).map(Some),
             State::Leaf(content) => {
                 if let Some(content) = content {
-                    self.check_unchanged(&content)?;
+                    content.check_unchanged()?;
                 }
                 Ok(Some(Step::Leave))
             }
@@ -111,26 +105,44 @@ impl Walk {
         }
     }
 
-    /// Appends content of the file that was entered last to `buffer`, at most `most` bytes of it. Returns how much; 0
-    /// when there is no more.
+    /// Reads content of the file that was entered last into `buffer`, and fills it unless there is no more. Returns how
+    /// much.
     ///
     /// # Errors
     /// When it cannot be read, or the file is shorter than it was.
-    pub fn read(&mut self, buffer: &mut Vec<u8>, most: usize) -> Result<usize, TreeError> {
-        let State::Leaf(Some(content)) = &mut self.state else { return Ok(0) };
-        let wanted = (content.size - content.read).min(most as u64);
-        let read = (&content.file).take(wanted).read_to_end(buffer);
-        let (length, name) = (content.size, content.name.clone());
-        match read {
-            Ok(read) => {
-                content.read += read as u64;
-                let so_far = content.read;
-                if (read as u64) < wanted {
-                    return Err(TreeError::Shrunk { path: self.path(&name), length, read: so_far });
-                }
-                Ok(read)
+    pub fn read(&mut self, buffer: &mut [u8]) -> Result<usize, TreeError> {
+        match &mut self.state {
+            State::Leaf(Some(content)) => content.read(buffer),
+            _ => Ok(0),
+        }
+    }
+
+    /// Leaves out content of the file that was entered last, at most so much. Returns how much.
+    pub fn skip(&mut self, most: u64) -> u64 {
+        match &mut self.state {
+            State::Leaf(Some(content)) => {
+                let skipped = content.left().min(most);
+                content.skip(skipped);
+                skipped
             }
-            Err(error) => Err(TreeError::Io { path: self.path(&name), doing: "reading", error }),
+            _ => 0,
+        }
+    }
+
+    /// The file that was entered last, if it was one, as it is now known.
+    pub fn known(&self) -> Option<Known> {
+        match (&self.state, self.open.last()) {
+            (State::Leaf(Some(content)), Some(level)) => Some(content.known(level.path.clone())),
+            _ => None,
+        }
+    }
+
+    /// Gives away the file that was entered last, for somebody else to read. `None` if that was none, or if it is given
+    /// away already.
+    pub fn take_content(&mut self) -> Option<Content> {
+        match &mut self.state {
+            State::Leaf(content) => content.take(),
+            _ => None,
         }
     }
 
@@ -145,7 +157,7 @@ impl Walk {
             Ok((stat, magic, entry))
         })();
         let (stat, magic, entry) = opened.map_err(|failed| self.failed(&[], failed))?;
-        self.push(fd, Vec::new(), stat.st_dev, magic, Rules::default())?;
+        self.push(fd, &[], stat.st_dev, magic, Rules::default())?;
         Ok(Step::Enter(Vec::new(), Box::new(entry)))
     }
 
@@ -241,9 +253,9 @@ impl Walk {
         };
         let entry = entry.map_err(|failed| self.failed(&bytes, failed))?;
         match (&entry.kind, fd) {
-            (Kind::Directory, Some(fd)) => self.push(fd, bytes.clone(), stat.st_dev, magic, rules)?,
+            (Kind::Directory, Some(fd)) => self.push(fd, &bytes, stat.st_dev, magic, rules)?,
             (Kind::File { size }, Some(fd)) => {
-                let content = Content { file: fd.into(), name: bytes.clone(), stat, size: *size, read: 0 };
+                let content = Content::new(fd.into(), self.path(&bytes), stat, *size);
                 self.state = State::Leaf(Some(content));
             }
             _ => self.state = State::Leaf(None),
@@ -252,7 +264,7 @@ impl Walk {
     }
 
     /// Opens a level: its names, and what rules it has itself.
-    fn push(&mut self, fd: OwnedFd, name: Vec<u8>, device: u64, magic: u64, mut rules: Rules) -> Result<(), TreeError> {
+    fn push(&mut self, fd: OwnedFd, name: &[u8], device: u64, magic: u64, mut rules: Rules) -> Result<(), TreeError> {
         let word = self.settings.features;
         let failed = |doing: &'static str| move |error: Errno| (doing, io::Error::from(error));
         let opened = (|| {
@@ -275,8 +287,9 @@ impl Walk {
             }
             Ok((names, mount))
         })();
-        let (names, mount) = opened.map_err(|error| self.failed(&name, error))?;
-        self.open.push(Level { fd, name, names: names.into_iter(), device, magic, mount, rules });
+        let (names, mount) = opened.map_err(|error| self.failed(name, error))?;
+        let path = self.path(name).into();
+        self.open.push(Level { fd, path, names: names.into_iter(), device, magic, mount, rules });
         Ok(())
     }
 
@@ -287,24 +300,9 @@ impl Walk {
         }
     }
 
-    /// Says so if a file is not what it was when it was opened. What was read is then of no one moment.
-    fn check_unchanged(&self, content: &Content) -> Result<(), TreeError> {
-        let when =
-            |stat: &FileStat| (stat.st_size, stat.st_mtime, stat.st_mtime_nsec, stat.st_ctime, stat.st_ctime_nsec);
-        let now =
-            read::stat(&content.file).map_err(|error| self.failed(&content.name, ("looking at it", error.into())))?;
-        if when(&now) != when(&content.stat) {
-            let path = self.path(&content.name);
-            tracing::warn!("{}: changed while it was read; is something writing to it?", path.display());
-        }
-        Ok(())
-    }
-
     fn path(&self, name: &[u8]) -> PathBuf {
-        let mut path = self.top.clone();
-        let names = self.open.iter().map(|level| level.name.as_slice()).chain([name]);
-        names.filter(|name| !name.is_empty()).for_each(|name| path.push(OsStr::from_bytes(name)));
-        path
+        let directory = self.open.last().map_or(self.top.as_path(), |level| &*level.path);
+        if name.is_empty() { directory.to_owned() } else { directory.join(OsStr::from_bytes(name)) }
     }
 
     fn failed(&self, name: &[u8], (doing, error): read::Failed) -> TreeError {

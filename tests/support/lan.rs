@@ -8,7 +8,7 @@
 //! Multicast stays inside a segment (a bridge that floods it); the router joins the segments for everything else. Hosts
 //! are cut off at the switch and silently: no process sees an error, only packets that never arrive.
 
-mod delay;
+mod cable;
 mod link;
 mod origin;
 
@@ -39,6 +39,8 @@ pub struct Plan {
     pub lan_mbit: Option<u32>,
     /// How long a packet takes from the origin to the router, and from there to the origin, in milliseconds.
     pub origin_delay_ms: u32,
+    /// How many packets in a hundred get lost between each host and the switch.
+    pub loss_percent: u32,
 }
 
 impl Plan {
@@ -49,7 +51,7 @@ impl Plan {
 
     /// So many machines in each segment, nothing shaped.
     pub const fn segments(segments: &'static [usize]) -> Self {
-        Self { segments, ipv6: false, origin_mbit: None, lan_mbit: None, origin_delay_ms: 0 }
+        Self { segments, ipv6: false, origin_mbit: None, lan_mbit: None, origin_delay_ms: 0, loss_percent: 0 }
     }
 
     /// The same, where the hosts have IPv6 addresses only, link-local and unique local ones.
@@ -71,6 +73,11 @@ impl Plan {
     pub const fn origin_delay_ms(self, ms: u32) -> Self {
         Self { origin_delay_ms: ms, ..self }
     }
+
+    /// The same with hosts on links that lose packets.
+    pub const fn loss_percent(self, percent: u32) -> Self {
+        Self { loss_percent: percent, ..self }
+    }
 }
 
 /// What a host is cut off from.
@@ -90,7 +97,7 @@ pub struct Lan {
     ipv6: bool,
     hosts: Vec<u8>,
     dir: tempfile::TempDir,
-    to_origin: Option<delay::Cable>,
+    cables: Vec<cable::Cable>,
     _alone: MutexGuard<'static, ()>,
 }
 
@@ -106,7 +113,7 @@ impl Lan {
         let name = format!("cw{:x}n{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
         let hosts = plan.segments.iter().zip(1..).flat_map(|(&count, segment)| vec![segment; count]).collect();
         let dir = tempfile::tempdir().unwrap();
-        let mut lan = Self { name, ipv6: plan.ipv6, hosts, dir, to_origin: None, _alone: alone };
+        let mut lan = Self { name, ipv6: plan.ipv6, hosts, dir, cables: Vec::new(), _alone: alone };
         lan.build(plan);
         lan
     }
@@ -148,6 +155,11 @@ impl Lan {
     /// Starts caswarm on a host with these arguments.
     pub fn start(&self, host: usize, arguments: &[&str]) -> Process {
         Process::spawn(self.caswarm(host).args(arguments))
+    }
+
+    /// Starts another program on a host.
+    pub fn run(&self, host: usize, command: &Command) -> Process {
+        Process::spawn(&mut self.inside(&format!("h{host}"), command))
     }
 
     /// Does something on a host from a thread of this process: sockets that it opens, and threads that it starts, are
@@ -203,9 +215,44 @@ impl Lan {
         self.tc("sw", &batch);
     }
 
-    /// Undoes every cut of a host.
+    /// Splits the LAN: these hosts and the others do not hear each other any more, multicast neither. The origin stays.
+    pub fn split(&self, apart: &[usize]) {
+        assert!(!self.ipv6);
+        for host in self.hosts() {
+            let others = self.hosts().filter(|other| apart.contains(other) != apart.contains(&host));
+            let mut batch = format!("qdisc replace dev p{host} clsact\n");
+            for other in others {
+                let from = self.address(other);
+                let sink = "action mirred egress redirect dev sink";
+                batch += &format!("filter add dev p{host} egress protocol ip prio 1 u32 match ip src {from} {sink}\n");
+            }
+            self.tc("sw", &batch);
+        }
+    }
+
+    /// Gives a host's link a rate of its own, up and down; the links of this LAN have to be shaped.
+    pub fn slow(&self, host: usize, mbit: u32) {
+        for (node, device) in [(format!("h{host}"), "eth0".to_owned()), ("sw".to_owned(), format!("p{host}"))] {
+            self.tc(&node, &link::change(&device, mbit));
+        }
+    }
+
+    /// Undoes every cut of a host, and its part in a split.
     pub fn heal(&self, host: usize) {
         self.tc("sw", &format!("qdisc del dev p{host} clsact\n"));
+    }
+
+    /// Gives a host another address.
+    pub fn add_address(&self, host: usize, address: &str) {
+        self.ip(&format!("h{host}"), &format!("addr add {address} dev eth0\n"));
+    }
+
+    /// Packets that a host has sent so far, of whatever kind.
+    pub fn sent_packets(&self, host: usize) -> u64 {
+        let namespace = self.ns(&format!("h{host}"));
+        let shown = output(Command::new("ip").args(["-s", "-j", "-n", &namespace, "link", "show", "dev", "eth0"]));
+        let links: serde_json::Value = serde_json::from_str(&shown).unwrap();
+        links[0]["stats64"]["tx"]["packets"].as_u64().unwrap_or_else(|| panic!("no counter in {shown}"))
     }
 
     /// Bytes that the origin has sent into its link so far, headers included.
@@ -288,13 +335,19 @@ impl Lan {
             router += &format!("addr add {address} dev lan{segment}\nlink set lan{segment} up\n");
         }
         for host in self.hosts() {
-            links += &link(&format!("h{host}"), "eth0", "sw", &format!("p{host}"));
+            if plan.loss_percent == 0 {
+                links += &link(&format!("h{host}"), "eth0", "sw", &format!("p{host}"));
+            }
             switch += &format!("link set p{host} master br{} up\n", self.hosts[host - 1]);
         }
         batch("ip", &[], &links);
         if plan.origin_delay_ms > 0 {
-            let ends = [("origin", "eth0"), ("rt", "wan")].map(|(node, device)| self.at(node, || delay::end(device)));
-            self.to_origin = Some(delay::Cable::join(ends, Duration::from_millis(plan.origin_delay_ms.into())));
+            self.lay([("origin", "eth0"), ("rt", "wan")], plan.origin_delay_ms, 0);
+        }
+        if plan.loss_percent > 0 {
+            for host in self.hosts() {
+                self.lay([(&format!("h{host}"), "eth0"), ("sw", &format!("p{host}"))], 0, plan.loss_percent);
+            }
         }
         self.ip("sw", &switch);
         self.ip("rt", &router);
@@ -312,6 +365,12 @@ impl Lan {
             self.shape("origin", "eth0", mbit);
             self.shape("rt", "wan", mbit);
         }
+    }
+
+    /// Joins two new devices by a cable.
+    fn lay(&mut self, ends: [(&str, &str); 2], delay_ms: u32, loss_percent: u32) {
+        let ends = ends.map(|(node, device)| self.at(node, || cable::end(device)));
+        self.cables.push(cable::Cable::join(ends, Duration::from_millis(delay_ms.into()), loss_percent));
     }
 
     fn shape(&self, node: &str, device: &str, mbit: u32) {
@@ -367,7 +426,7 @@ impl Lan {
 impl Drop for Lan {
     fn drop(&mut self) {
         self.end_processes();
-        self.to_origin = None;
+        self.cables.clear();
         for node in self.nodes() {
             let _ = Command::new("ip").args(["netns", "del", &self.ns(&node)]).stderr(Stdio::null()).status();
             let _ = std::fs::remove_dir_all(self.etc(&node));

@@ -8,11 +8,15 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Sender, channel};
 use std::thread::JoinHandle;
 
+use bytes::Bytes;
+use tokio::sync::oneshot;
+
 use super::TreeError;
+use crate::blocks::Pool;
 use crate::browse::BrowseError;
-use crate::browse::reader::ReadAt;
+use crate::browse::reader::{BLOCK, ReadAt};
 use crate::extract::assembly::Assembly;
-use crate::format::index::Index;
+use crate::format::index::{Index, IndexChunk};
 use crate::tree::unpack::Unpacked;
 
 /// The thread. Dropping it makes it give up.
@@ -20,27 +24,58 @@ pub(in crate::extract) struct Follower {
     go: Option<Sender<()>>,
     stop: Arc<AtomicBool>,
     assembly: Arc<Assembly>,
-    thread: Option<JoinHandle<Result<Unpacked, TreeError>>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// What becomes of the tree.
+pub(in crate::extract) struct Ending {
+    ended: oneshot::Receiver<Result<Unpacked, TreeError>>,
+    whole: Option<Unpacked>,
+}
+
+impl Ending {
+    /// Waits for a failure. If there is none, it waits for ever.
+    pub(in crate::extract) async fn failure(&mut self) -> TreeError {
+        if self.whole.is_none() {
+            match (&mut self.ended).await {
+                Ok(Ok(unpacked)) => self.whole = Some(unpacked),
+                Ok(Err(error)) => return error,
+                Err(_) => return TreeError::Abandoned,
+            }
+        }
+        std::future::pending().await
+    }
+
+    /// Waits until the tree is complete.
+    pub(in crate::extract) async fn whole(self) -> Result<Unpacked, TreeError> {
+        match self.whole {
+            Some(unpacked) => Ok(unpacked),
+            None => self.ended.await.unwrap_or(Err(TreeError::Abandoned)),
+        }
+    }
 }
 
 impl Follower {
     /// A thread that begins when it is told to.
-    /// `work` gets the archive, or the image.
+    /// `work` gets the archive, or the image, and its index.
     pub(in crate::extract) fn start(
         index: Index,
         assembly: Arc<Assembly>,
-        work: impl FnOnce(Box<dyn ReadAt>) -> Result<Unpacked, TreeError> + Send + 'static,
-    ) -> io::Result<Self> {
+        work: impl FnOnce(Box<dyn ReadAt>, Index) -> Result<Unpacked, TreeError> + Send + 'static,
+    ) -> io::Result<(Self, Ending)> {
+        let (end, ended) = oneshot::channel();
         let stop = Arc::new(AtomicBool::new(false));
         let (go, gone) = channel::<()>();
-        let spool = Spool { index, assembly: assembly.clone(), stop: stop.clone() };
+        let spool = Spool { index, assembly: assembly.clone(), stop: stop.clone(), pool: Pool::new(BLOCK) };
         let thread = std::thread::Builder::new().name("unpacker".to_owned()).spawn(move || {
             if gone.recv().is_err() {
-                return Err(TreeError::Abandoned);
+                return;
             }
-            work(Box::new(spool))
+            let index = spool.index.clone();
+            // Nobody listening: it was told to give up.
+            let _ = end.send(work(Box::new(spool), index));
         })?;
-        Ok(Self { go: Some(go), stop, assembly, thread: Some(thread) })
+        Ok((Self { go: Some(go), stop, assembly, thread: Some(thread) }, Ending { ended, whole: None }))
     }
 
     /// Lets it begin: the target is not needed as a seed any more.
@@ -48,15 +83,6 @@ impl Follower {
         if let Some(go) = &self.go {
             // It is only gone if it has been told to stop.
             let _ = go.send(());
-        }
-    }
-
-    /// Waits until the tree is complete. Blocks.
-    pub(in crate::extract) fn finish(mut self) -> Result<Unpacked, TreeError> {
-        match self.thread.take().map(JoinHandle::join) {
-            Some(Ok(unpacked)) => unpacked,
-            Some(Err(panic)) => std::panic::resume_unwind(panic),
-            None => Err(TreeError::Abandoned),
         }
     }
 }
@@ -77,21 +103,36 @@ struct Spool {
     index: Index,
     assembly: Arc<Assembly>,
     stop: Arc<AtomicBool>,
+    pool: Pool,
+}
+
+impl Spool {
+    fn failed(&self, error: io::Error) -> BrowseError {
+        BrowseError::Read { path: self.place().into(), error }
+    }
 }
 
 impl ReadAt for Spool {
-    fn read_at(&mut self, offset: u64, buffer: &mut [u8]) -> Result<usize, BrowseError> {
+    fn read_at(&mut self, offset: u64, most: usize) -> Result<Bytes, BrowseError> {
         let chunks = &self.index.chunks;
         let row = chunks.partition_point(|chunk| chunk.end <= offset);
-        let Some(chunk) = chunks.get(row) else { return Ok(0) };
-        let failed = |error| BrowseError::Read { path: self.place().into(), error };
-        let position = self.assembly.layout().position(&chunk.id);
+        let Some(chunk) = chunks.get(row) else { return Ok(Bytes::new()) };
+        let layout = self.assembly.layout();
+        let position = layout.position(&chunk.id);
         if !position.is_some_and(|position| self.assembly.wait(position, &self.stop)) {
-            return Err(failed(io::Error::other(TreeError::Abandoned)));
+            return Err(self.failed(io::Error::other(TreeError::Abandoned)));
         }
-        let length = ((chunk.end - offset) as usize).min(buffer.len());
-        self.assembly.file().read_exact_at(&mut buffer[..length], offset).map_err(failed)?;
-        Ok(length)
+        let mut block = self.pool.block();
+        let limit = offset + most.min(block.len()) as u64;
+        // And whatever behind it is right already.
+        let held = |chunk: &&IndexChunk| {
+            chunk.end < limit && layout.position(&chunk.id).is_some_and(|position| self.assembly.holds(position))
+        };
+        let more = chunks[row + 1..].iter().take_while(held).count();
+        let end = chunks[row + more].end.min(limit);
+        let length = (end - offset) as usize;
+        self.assembly.file().read_exact_at(&mut block[..length], offset).map_err(|error| self.failed(error))?;
+        Ok(block.into_bytes(length))
     }
 
     fn length(&self) -> u64 {

@@ -48,6 +48,11 @@ impl Encoder {
         Self { features, offset: 0, content: 0, open: Vec::new() }
     }
 
+    /// The feature flags word.
+    pub fn features(&self) -> u64 {
+        self.features
+    }
+
     /// How many bytes the archive has so far.
     pub fn offset(&self) -> u64 {
         self.offset

@@ -81,11 +81,17 @@ pub(super) fn apply(
     inherited: bool,
 ) -> Vec<Failure> {
     let mut failures = Failures::default();
-    let owned = own(entry, replay, shift, owners, &mut failures, read::stat(&file).ok(), |uid, gid| {
+    let mut stat = read::stat(&file).ok();
+    let mut changed = false;
+    let owned = own(entry, replay, shift, owners, &mut failures, stat, |uid, gid| {
+        changed = true;
         place::chown(&file, uid, gid)
     });
-    let stat = read::stat(&file);
-    if let Ok(stat) = stat {
+    if changed {
+        // Which may have cleared bits.
+        stat = read::stat(&file).ok();
+    }
+    if let Some(stat) = stat {
         let mode = permissions(entry, replay, owned, stat.st_mode & 0o7777);
         if mode != stat.st_mode & 0o7777 {
             failures.note("permissions", place::chmod(&file, mode));

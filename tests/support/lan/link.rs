@@ -27,6 +27,14 @@ pub(super) fn shape(device: &str, mbit: u32) -> String {
     )
 }
 
+/// `tc` commands that give a shaped device another rate.
+pub(super) fn change(device: &str, mbit: u32) -> String {
+    let burst = (mbit * 125).max(2 * LARGEST);
+    format!(
+        "class change dev {device} parent 1: classid 1:1 htb rate {mbit}mbit burst {burst} cburst {burst} quantum 60000\n"
+    )
+}
+
 /// Bytes that a shaped device of a namespace has sent so far, without the headers of what they were sent in.
 pub(super) fn payload_sent(namespace: &str, device: &str) -> u64 {
     let shown = output(Command::new("tc").args(["-n", namespace, "-s", "class", "show", "dev", device]));

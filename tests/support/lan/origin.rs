@@ -11,7 +11,7 @@ use crate::support::need::find_program;
 /// A web server that publishes one directory at `http://10.79.0.2/`.
 pub struct Origin {
     log: PathBuf,
-    _nginx: Process,
+    nginx: Process,
 }
 
 /// One request that it answered.
@@ -37,7 +37,21 @@ impl Request {
 impl Origin {
     pub(super) fn start(lan: &Lan, root: &Path, dir: &Path) -> Self {
         let log = dir.join("access.log");
-        let mut nginx = Process::spawn(&mut lan.inside("origin", &nginx(root, dir, "80")));
+        Self { log, nginx: Self::serve(lan, &nginx(root, dir, "80")) }
+    }
+
+    /// Ends the web server as a power cut would.
+    pub fn stop(&mut self) {
+        self.nginx.kill();
+    }
+
+    /// Starts it again.
+    pub fn start_again(&mut self, lan: &Lan, root: &Path) {
+        self.nginx = Self::serve(lan, &nginx(root, self.log.parent().unwrap(), "80"));
+    }
+
+    fn serve(lan: &Lan, nginx: &Command) -> Process {
+        let mut nginx = Process::spawn(&mut lan.inside("origin", nginx));
         let listening = || {
             let mut list = lan.inside("origin", Command::new("cat").arg("/proc/net/tcp"));
             let listening =
@@ -46,7 +60,7 @@ impl Origin {
             listening
         };
         wait_until("nginx listens", Duration::from_secs(10), listening);
-        Self { log, _nginx: nginx }
+        nginx
     }
 
     /// The URL of a published file.

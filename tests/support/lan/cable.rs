@@ -1,5 +1,5 @@
-//! A cable that takes time: frames cross it in this process, because few small kernels have netem. Costs CPU for every
-//! frame; a link without delay is a plain pair of devices instead.
+//! A cable that takes time, or loses frames: they cross it in this process, because few small kernels have netem. Costs
+//! CPU for every frame; a link without delay or loss is a plain pair of devices instead.
 
 use std::fs::File;
 use std::io::{Read, Write};
@@ -22,8 +22,8 @@ pub(super) struct Cable {
 }
 
 impl Cable {
-    /// Joins two ends; each frame arrives so much after it was sent, in either direction.
-    pub(super) fn join(ends: [File; 2], delay: Duration) -> Self {
+    /// Joins two ends; each frame arrives so much after it was sent, in either direction, but for so many in a hundred.
+    pub(super) fn join(ends: [File; 2], delay: Duration, loss_percent: u32) -> Self {
         let pulled = Arc::new(AtomicBool::new(false));
         let [a, b] = ends;
         let directions = [(a.try_clone().unwrap(), b.try_clone().unwrap()), (b, a)];
@@ -31,7 +31,7 @@ impl Cable {
         for (from, to) in directions {
             let (sender, receiver) = channel();
             let pulled = pulled.clone();
-            threads.push(std::thread::spawn(move || take(from, delay, &pulled, &sender)));
+            threads.push(std::thread::spawn(move || take(from, delay, loss_percent, &pulled, &sender)));
             threads.push(std::thread::spawn(move || give(to, &receiver)));
         }
         Self { pulled, threads }
@@ -69,7 +69,8 @@ pub(super) fn end(name: &str) -> File {
     file
 }
 
-fn take(mut from: File, delay: Duration, pulled: &AtomicBool, crossing: &Sender<Crossing>) {
+fn take(mut from: File, delay: Duration, loss_percent: u32, pulled: &AtomicBool, crossing: &Sender<Crossing>) {
+    let mut dice = 1u32;
     let tenth = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
     let mut frame = [0; 2048];
     while !pulled.load(Ordering::Relaxed) {
@@ -80,6 +81,10 @@ fn take(mut from: File, delay: Duration, pulled: &AtomicBool, crossing: &Sender<
             Err(_) => return,
         }
         let Ok(length) = from.read(&mut frame) else { return };
+        dice = dice.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        if (dice >> 16) % 100 < loss_percent {
+            continue;
+        }
         if crossing.send((Instant::now() + delay, frame[..length].to_vec())).is_err() {
             return;
         }
