@@ -148,7 +148,8 @@ pub async fn run(
         sink: workers.sink(),
     };
 
-    let follower = config.tree.as_ref().map(|tree| tree::follow(tree, &file.index, &assembly, origins.clone())).transpose();
+    let follower =
+        config.tree.as_ref().map(|tree| tree::follow(tree, &file.index, &assembly, origins.clone())).transpose();
     let (follower, mut ending) = follower.map_err(ExtractError::Threads)?.unzip();
 
     let prepare = Prepare {
@@ -244,7 +245,10 @@ pub async fn dry_run(config: Config, network: &dyn Network, http: &HttpClient) -
             Some(tree) => tree::spool_places(&tree.directory),
             None => vec![config.target.clone()],
         };
-        let options = TargetOptions { in_place: config.target_options.in_place && config.tree.is_none(), ..config.target_options };
+        let options = TargetOptions {
+            in_place: config.target_options.in_place && config.tree.is_none(),
+            ..config.target_options
+        };
         if let Some(there) = places.iter().find_map(|place| Target::peek(place, file.id, options)) {
             kept = kept::look(&there, &layout, config.threads).unwrap_or_default();
         }
@@ -296,8 +300,7 @@ impl Prepare {
             };
             let held = |position| self.assembly.holds(position);
             let (index, origins) = (&self.file.index, self.origins.as_deref());
-            let sowing =
-                Sowing { index, layout, threads: config.threads, origins, held: &held, found: &found };
+            let sowing = Sowing { index, layout, threads: config.threads, origins, held: &held, found: &found };
             tree::sow(tree, seed_output, &sowing);
         }
         let held = self.assembly.held().into_positions();

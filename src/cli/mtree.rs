@@ -18,9 +18,9 @@ pub struct Args {
 /// Whatever cannot be read.
 pub async fn run(args: Args, _global: &Global) -> anyhow::Result<Exit> {
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
-    let told = args.look.look(true, move |tree, _| {
-        Ok(mtree(tree, threads, &mut std::io::BufWriter::new(std::io::stdout().lock()))?)
-    });
+    let told = args
+        .look
+        .look(true, move |tree, _| Ok(mtree(tree, threads, &mut std::io::BufWriter::new(std::io::stdout().lock()))?));
     told.await?;
     Ok(Exit::Ok)
 }

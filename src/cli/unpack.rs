@@ -69,11 +69,7 @@ impl UnpackArgs {
     /// Whether any of it was asked for.
     pub(super) fn is_given(&self) -> bool {
         let chosen = !self.with.is_empty() || !self.without.is_empty() || self.shift.is_given();
-        chosen
-            || self.delete.is_some()
-            || self.undo_immutable.is_some()
-            || self.hardlink.is_some()
-            || self.best_effort
+        chosen || self.delete.is_some() || self.undo_immutable.is_some() || self.hardlink.is_some() || self.best_effort
     }
 }
 

@@ -141,7 +141,8 @@ impl Unpacker {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let fd = rustix::fs::open(top, flags, Mode::empty()).map_err(failed("opening the directory"))?;
         let inherits = inherits(&fd);
-        let base = Directory { fd: Arc::new(fd), name: CString::default(), becomes: None, fresh, inherits, names: Vec::new() };
+        let base =
+            Directory { fd: Arc::new(fd), name: CString::default(), becomes: None, fresh, inherits, names: Vec::new() };
         Ok(Self {
             options,
             owners: Owners::default(),

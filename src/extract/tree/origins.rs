@@ -124,7 +124,9 @@ fn push(shares: &mut Vec<Share>, at: u64, length: u64, file: &Arc<Known>, from: 
         return;
     }
     match shares.last_mut() {
-        Some(last) if last.at + last.length == at && last.from + last.length == from && Arc::ptr_eq(&last.file, file) => {
+        Some(last)
+            if last.at + last.length == at && last.from + last.length == from && Arc::ptr_eq(&last.file, file) =>
+        {
             last.length += length;
         }
         _ => shares.push(Share { at, length, file: file.clone(), from }),
