@@ -7,7 +7,7 @@ use bytes::Bytes;
 use proto::ChunkId;
 pub use proto::message::Encoding;
 
-use crate::format::compression::Decompressor;
+use crate::format::compression::{DecodeError, Decompressor};
 use crate::format::digest::Digest;
 
 /// Bytes that claim to be a chunk, as a store, a seed or a peer gave them. Nothing about them is known yet.
@@ -102,6 +102,24 @@ pub fn verify_many(claims: &[Claim], digest: Digest) -> Vec<Result<Chunk, Corrup
 pub fn name_many(plain: Vec<Bytes>, digest: Digest) -> Vec<Chunk> {
     let ids = digest.ids(&plain.iter().map(|bytes| &bytes[..]).collect::<Vec<_>>());
     ids.into_iter().zip(plain).map(|(id, bytes)| Chunk { id, bytes }).collect()
+}
+
+/// The plain bytes of a chunk whose length no index tells, at most `limit`: for those who then compute what chunk it is.
+///
+/// # Errors
+/// When the bytes are not one whole stream, or longer.
+pub fn plain(encoded: &Encoded, limit: u64) -> Result<Bytes, DecodeError> {
+    // Room is made for the whole limit at once, and nearly every chunk is shorter than casync's usual largest.
+    let mut room = limit.min(256 << 10);
+    loop {
+        let decompressed = DECOMPRESSOR.with_borrow_mut(|decompressor| {
+            decompressor.decompress(encoded.encoding, &encoded.bytes, usize::try_from(room).unwrap_or(usize::MAX))
+        });
+        match decompressed {
+            Err(DecodeError::TooLong { .. }) if room < limit => room = limit.min(room * 8),
+            other => return other.map(Bytes::from),
+        }
+    }
 }
 
 thread_local! {

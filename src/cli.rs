@@ -3,6 +3,8 @@
 pub mod demo;
 pub mod digest;
 pub mod extract;
+pub mod gc;
+pub mod keygen;
 pub mod lan;
 pub mod list;
 pub mod look;
@@ -13,8 +15,10 @@ pub mod stat;
 pub mod status;
 pub mod trees;
 pub mod unpack;
+pub mod verify;
 
 mod logging;
+mod signals;
 mod values;
 
 use std::path::PathBuf;
@@ -83,8 +87,14 @@ pub enum Command {
     Stat(stat::Args),
     /// Print the digest of an image or a tree, of an archive, or of what an index describes: what make prints.
     Digest(digest::Args),
+    /// Remove from a store what none of these indexes needs.
+    Gc(gc::Args),
+    /// Check every chunk of a store.
+    Verify(verify::Args),
     /// Stay and serve chunks to the neighbours.
     Node(node::Args),
+    /// Make the key of a network that only machines with a copy of it can join.
+    Keygen(keygen::Args),
     /// Show what the running node holds, whom it sees, and what went where.
     Status(status::Args),
     /// Show it all on this machine: an origin, several nodes, and where each byte came from.
@@ -98,6 +108,9 @@ impl Cli {
     /// Whatever stopped the subcommand; `main` prints the chain.
     pub fn run(self) -> anyhow::Result<Exit> {
         logging::start(&self.global);
+        if self.command.stays_in_the_background() {
+            crate::background::lower_this_process();
+        }
         let mut runtime = tokio::runtime::Builder::new_multi_thread();
         let runtime = runtime.enable_all().max_blocking_threads(BLOCKING_THREADS).build()?;
         let done = runtime.block_on(async {
@@ -108,13 +121,26 @@ impl Cli {
                 Command::Mtree(args) => mtree::run(args, &self.global).await,
                 Command::Stat(args) => stat::run(args, &self.global).await,
                 Command::Digest(args) => digest::run(args, &self.global).await,
+                Command::Gc(args) => gc::run(args, &self.global).await,
+                Command::Verify(args) => verify::run(args, &self.global).await,
                 Command::Node(args) => node::run(args, &self.global).await,
+                Command::Keygen(args) => keygen::run(&args, &self.global),
                 Command::Status(args) => status::run(args, &self.global).await,
                 Command::Demo(args) => demo::run(args, &self.global).await,
             }
         });
         runtime.shutdown_background();
         done
+    }
+}
+
+impl Command {
+    fn stays_in_the_background(&self) -> bool {
+        match self {
+            Command::Extract(args) => args.lan.background,
+            Command::Node(args) => args.lan.background,
+            _ => false,
+        }
     }
 }
 

@@ -11,8 +11,10 @@ pub enum Exit {
     Failure,
     /// The command line was wrong; nothing was begun.
     Usage,
-    /// A signal ended it; what was done so far is kept and found again by the next run.
+    /// A person ended it (SIGINT); what was done so far is kept and found again by the next run.
     Interrupted,
+    /// A service manager ended it (SIGTERM), likewise.
+    Terminated,
 }
 
 impl Exit {
@@ -23,6 +25,7 @@ impl Exit {
             Exit::Failure => 1,
             Exit::Usage => 2,
             Exit::Interrupted => 130,
+            Exit::Terminated => 143,
         }
     }
 }

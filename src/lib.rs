@@ -22,6 +22,7 @@
 //! - [`tree`]: trees of files: [`tree::walk`] reads one, [`tree::archiver`] serialises it, [`tree::unpack`] writes one.
 //! - [`make`](mod@make): a file, device or tree becomes an index and chunks in a store, or a tree its archive; pipeline, input,
 //!   output and the sizes of file systems on devices are its parts.
+//! - [`gc`] removes from a store what no index needs, [`mod@verify`] finds chunks in it that are damaged.
 //! - [`browse`]: looks into archives, indexes of archives and directories: `list`, `mtree`, `stat`, `digest`.
 //! - [`extract`]: [`extract::index_file`] gets the index, [`extract::target`] is the file or device,
 //!   [`extract::assembly`] its content so far, [`extract::plan`] says what comes from where,
@@ -69,6 +70,7 @@
 //! **Invariant:** nothing that a neighbour, an origin, an index or an archive says can panic the program or be written outside the
 //! target. There is no journal and no index of what was done: what the disk holds is found out by hashing it.
 
+pub mod background;
 pub mod blocks;
 pub mod browse;
 pub mod chunk;
@@ -77,8 +79,10 @@ pub mod daemon;
 pub mod exit;
 pub mod extract;
 pub mod format;
+pub mod gc;
 pub mod make;
 pub mod node;
 pub mod source;
 pub mod state_dir;
 pub mod tree;
+pub mod verify;

@@ -181,6 +181,8 @@ pub fn digest(mut input: Input, digest: Digest) -> Result<ChunkId, MakeError> {
 }
 
 fn cut(stream: &mut dyn Stream, mode: u32, flags: u64, plan: &Plan) -> Result<Made, MakeError> {
+    // What the store has already is about to be relied on: until the index is there, nobody may remove it.
+    let _shared = plan.store.share()?;
     let cut = pipeline::run(stream, plan)?;
     let chunks = cut.ends.iter().zip(cut.ids).map(|(&end, id)| IndexChunk { end, id }).collect();
     let index = Index { flags, sizes: plan.sizes.to_array(), chunks };

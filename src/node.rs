@@ -7,6 +7,7 @@
 //! - [`fetch`] is the seam to whoever wants an image; [`lan`] puts a node behind it.
 
 pub mod address;
+pub mod admission;
 mod bootstrap;
 pub mod connected;
 pub mod dht;
@@ -19,10 +20,15 @@ pub mod hub;
 pub mod identity;
 pub mod known_peers;
 pub mod lan;
+pub mod limits;
+pub mod membership;
+mod names;
+pub mod network_key;
 pub mod outbox;
 mod recent;
 mod serve;
 pub mod session;
+mod slots;
 pub mod tls;
 
 use std::collections::BTreeMap;
@@ -30,6 +36,7 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -41,12 +48,15 @@ use tokio::sync::{Semaphore, mpsc, oneshot};
 
 use crate::extract::network::{FetchError, Job, NetworkReport};
 use crate::format::layout::Layout;
-use address::PeerAddress;
+use address::Bootstrap;
+use admission::Admission;
 use doors::Doors;
 use holder::Holder;
 use hub::{Command, Event, Hub, Status};
 use identity::Identity;
-use session::SessionConfig;
+use limits::Limits;
+use membership::Membership;
+use session::{SessionConfig, SessionError};
 use tls::{TlsConfigError, TlsConfigs};
 
 /// Connections that wait to be taken.
@@ -63,8 +73,10 @@ pub struct NodeConfig {
     pub identity: Identity,
     /// Where last known peers are kept; `None` = nowhere.
     pub state_dir: Option<PathBuf>,
-    /// The network's name; nodes of others are not talked to.
-    pub network: String,
+    /// The network; nodes of others are not talked to.
+    pub network: Membership,
+    /// With whom the node talks.
+    pub admission: Arc<Admission>,
     /// The zone label; empty = the multicast segment.
     pub zone: String,
     /// Where sessions are accepted; port 0 = any. `[::]` is every address of both families.
@@ -73,10 +85,12 @@ pub struct NodeConfig {
     pub lan: bool,
     /// Whether chunks are given to neighbours.
     pub share: bool,
+    /// What it may take of the network.
+    pub limits: Limits,
     /// Whether the node keeps DHT records for others.
     pub dht_server: bool,
-    /// Nodes that multicast does not reach, by their session addresses.
-    pub bootstrap: Vec<PeerAddress>,
+    /// Nodes that multicast does not reach, by their session addresses, or names that stand for some.
+    pub bootstrap: Vec<Bootstrap>,
     /// How long nothing may come before a fetch is given up.
     pub patience: Duration,
 }
@@ -87,11 +101,13 @@ impl NodeConfig {
         Self {
             identity,
             state_dir: None,
-            network: String::new(),
+            network: Membership::default(),
+            admission: Arc::default(),
             zone: String::new(),
             listen: SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), 0),
             lan: true,
             share: true,
+            limits: Limits::default(),
             dht_server: false,
             bootstrap: Vec::new(),
             patience: Duration::from_secs(30),
@@ -141,13 +157,15 @@ impl Node {
         let doors = Doors::open(&config, port, &events).await;
         let hello = Hello {
             version: VERSION,
-            network: config.network.clone(),
+            network: config.network.name().to_owned(),
             zone: config.zone.clone(),
             session_port: port,
             dht_port: doors.dht_port(),
             agent: concat!("caswarm/", env!("CARGO_PKG_VERSION")).into(),
         };
-        let sessions = SessionConfig::new(tls, hello);
+        let mut sessions = SessionConfig::new(tls, hello).of(config.network.clone());
+        sessions.admission.clone_from(&config.admission);
+        sessions.background = config.limits.background;
         if let Some(listener) = listener {
             // Whoever names a public address to listen on means it.
             let public = !config.listen.ip().is_unspecified() && !address::is_private(config.listen.ip());
@@ -245,6 +263,7 @@ fn listening(addr: SocketAddr, dual: bool) -> io::Result<std::net::TcpListener> 
 async fn accept(listener: TcpListener, public: bool, config: SessionConfig, events: mpsc::Sender<Event>) {
     let handshakes = Arc::new(Semaphore::new(HANDSHAKES));
     let mut each = BTreeMap::new();
+    let warned = Arc::new(AtomicBool::new(false));
     loop {
         let Ok(room) = handshakes.clone().acquire_owned().await else { return };
         let connection = tokio::select! {
@@ -256,8 +275,11 @@ async fn accept(listener: TcpListener, public: bool, config: SessionConfig, even
             tokio::time::sleep(Duration::from_millis(100)).await;
             continue;
         };
-        if !public && !address::is_private(from.ip()) {
-            tracing::debug!(%from, "not from this network");
+        // Both ends: a machine may have a public address besides, and be asked there by whoever knows a way.
+        let here = tcp.local_addr().map(|here| here.ip());
+        let reachable = public || here.is_ok_and(|here| config.admission.is_reachable(here));
+        if !reachable || !config.admission.admits_caller(from.ip(), public) {
+            tracing::debug!(%from, "not admitted");
             continue;
         }
         let of_one = Arc::clone(each.entry(from.ip()).or_insert_with(|| Arc::new(Semaphore::new(HANDSHAKES_OF_ONE))));
@@ -268,11 +290,14 @@ async fn accept(listener: TcpListener, public: bool, config: SessionConfig, even
             tracing::debug!(%from, "too many connections at a time");
             continue;
         };
-        let (config, events) = (config.clone(), events.clone());
+        let (config, events, warned) = (config.clone(), events.clone(), warned.clone());
         tokio::spawn(async move {
             match session::accept(tcp, &config).await {
                 Ok(session) => {
                     let _ = events.send(Event::Opened { session: Box::new(session), dialled: false }).await;
+                }
+                Err(error @ SessionError::Twin { .. }) if !warned.swap(true, Ordering::Relaxed) => {
+                    tracing::warn!("{error}");
                 }
                 Err(error) => tracing::debug!(%error, "no session"),
             }

@@ -6,7 +6,7 @@ pub mod http_store;
 pub mod local_store;
 pub mod location;
 pub mod origin_stores;
-mod rate_limit;
+pub(crate) mod rate_limit;
 pub mod seed;
 
 use std::hash::{BuildHasher, RandomState};

@@ -2,6 +2,9 @@
 
 mod failures;
 mod ipv6;
+mod keyed;
+mod manners;
+mod names;
 mod neighbours;
 mod network;
 mod published;

@@ -6,15 +6,19 @@ mod archive;
 mod casync_formats;
 mod corpus;
 mod corrupt_input;
+mod dht;
 mod extract;
+mod gc;
 mod http_store;
 mod lan;
 mod make;
+mod membership;
 mod sim;
 mod source_contract;
 mod support;
 mod transport;
 mod trees;
+mod verify;
 
 /// Every file here has to be a module of this file, or its tests would silently not run.
 #[test]

@@ -5,8 +5,9 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use caswarm::node::dht::{self, DhtConfig, DhtEvent};
-use caswarm::node::discovery::{self, Discovery, DiscoveryConfig, DiscoveryEvent};
+use caswarm::node::discovery::{Discovery, DiscoveryConfig, DiscoveryEvent};
 use caswarm::node::identity::Identity;
+use caswarm::node::membership::Membership;
 use caswarm::node::session::{self, SendError, Session, SessionConfig, SessionError};
 use caswarm::node::tls::TlsConfigs;
 use proto::message::{Encoding, Hello};
@@ -235,7 +236,7 @@ async fn event_about(
 async fn neighbours_find_each_other_by_multicast_and_notice_a_goodbye() {
     let (early, late) = (Identity::ephemeral(), Identity::ephemeral());
     let named = |identity: &Identity, port, network: &str| {
-        let network = network.to_owned();
+        let network = Membership::from(network);
         DiscoveryConfig { zone: "rack 1".into(), network, ..DiscoveryConfig::new(identity, port) }
     };
     let (here, mut events) = Discovery::start(named(&early, 4001, "t"));
@@ -251,7 +252,7 @@ async fn neighbours_find_each_other_by_multicast_and_notice_a_goodbye() {
     assert!(found.addresses.iter().all(|a| a.port() == 4002), "{found:?}");
     assert_eq!((found.zone.as_str(), found.held), ("rack 1", 0));
 
-    let tag = discovery::tag("t", &IndexId([3; 32]));
+    let tag = Membership::from("t").tag(late.node_id(), &IndexId([3; 32]));
     there.update(77, vec![tag]);
     loop {
         let event = event_about(&mut events, late.node_id(), Duration::from_secs(8)).await;

@@ -87,6 +87,8 @@ pub struct Config {
     pub origin: bool,
     /// Bytes asked for or being verified at a time.
     pub budget: u64,
+    /// Of these, bytes that peers owe, whatever the number of peers.
+    pub peers_budget: u64,
     /// How long the origin is left alone at first, so that neighbours can say what they hold.
     pub grace: Duration,
     /// How long nothing may come before the exchange gives up.
@@ -102,6 +104,7 @@ impl Default for Config {
         Self {
             origin: true,
             budget: 8 << 20,
+            peers_budget: u64::MAX,
             grace: Duration::from_millis(250),
             patience: Duration::from_secs(30),
             absent_patience: Duration::from_secs(5),

@@ -32,6 +32,16 @@ impl Holdings {
         &self.0
     }
 
+    /// Bytes of it on the wire, and about as many in memory.
+    pub fn bytes(&self) -> usize {
+        self.0.serialized_size()
+    }
+
+    /// Drops positions that an index of `count` does not have.
+    pub fn keep_below(&mut self, count: u32) {
+        self.0.remove_range(count..);
+    }
+
     /// Gives up the set itself.
     pub fn into_positions(self) -> RoaringBitmap {
         self.0

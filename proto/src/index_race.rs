@@ -13,8 +13,10 @@ use crate::{IndexId, NodeId, Time};
 const GRACE: Duration = Duration::from_millis(400);
 /// How long the elected node has, before the next rank takes over.
 const TURN: Duration = Duration::from_millis(1500);
-/// How long a neighbour has to deliver the index.
+/// How long a neighbour has to deliver the index, beyond what it takes at [`SLOWEST`].
 const DELIVERY: Duration = Duration::from_secs(5);
+/// Bytes a second at which a delivery may go on for as long as it takes.
+const SLOWEST: u64 = 64 << 10;
 /// So often a neighbour is asked, however often it leaves, comes back and says that it has the index.
 const TRIES: u32 = 3;
 /// The ordinal under which the election is held: no group has it.
@@ -41,6 +43,7 @@ pub struct IndexRace {
     peers: BTreeMap<NodeId, bool>,
     /// How often each was asked; a neighbour that left and came back is the same.
     tries: BTreeMap<NodeId, u32>,
+    /// Who is asked, and until when it may deliver.
     asked: Option<(NodeId, Time)>,
     asked_origin: bool,
 }
@@ -83,17 +86,24 @@ impl IndexRace {
         }
     }
 
+    /// Some more of the index came from a neighbour: it is given the time that this takes at the slowest.
+    pub fn progressed(&mut self, peer: NodeId, bytes: u64) {
+        if let Some((_, until)) = self.asked.as_mut().filter(|(asked, _)| *asked == peer) {
+            *until += Duration::from_secs(1).mul_f64(bytes as f64 / SLOWEST as f64);
+        }
+    }
+
     /// What to do now, if anything; the same step is not returned twice.
     pub fn poll(&mut self, now: Time) -> Option<Step> {
-        if let Some((peer, since)) = self.asked {
-            if now < since + DELIVERY {
+        if let Some((peer, until)) = self.asked {
+            if now < until {
                 return None;
             }
             self.peer_failed(peer);
         }
         if let Some(peer) = self.holder() {
             *self.tries.entry(peer).or_default() += 1;
-            self.asked = Some((peer, now));
+            self.asked = Some((peer, now + DELIVERY));
             return Some(Step::AskPeer(peer));
         }
         if self.asked_origin || !self.origin || now < self.opens_at {
@@ -166,6 +176,26 @@ mod tests {
         assert_ne!(first, second);
         assert_eq!(race.poll(ms(4000)), None);
         assert_eq!(race.poll(ms(6000)), Some(Step::AskOrigin), "a silent neighbour is given up");
+    }
+
+    #[test]
+    fn a_slow_neighbour_has_the_time_it_takes_while_the_index_comes() {
+        let mut race = IndexRace::new(ME, &INDEX, true, ms(0));
+        race.joined(NodeId([2; 32]), true);
+        let peer = asked(&mut race, 0).unwrap();
+        for second in 0..60 {
+            race.progressed(peer, SLOWEST);
+            race.progressed(NodeId([3; 32]), 1 << 30);
+            assert_eq!(race.poll(ms(1000 * second)), None, "{second}");
+        }
+        assert_eq!(race.poll(ms(64_999)), None);
+        assert_eq!(race.poll(ms(65_000)), Some(Step::AskOrigin), "it stopped");
+        // One that sends next to nothing is given up almost as soon as a silent one.
+        let mut race = IndexRace::new(ME, &INDEX, true, ms(0));
+        race.joined(NodeId([2; 32]), true);
+        asked(&mut race, 0).unwrap();
+        (0..5).for_each(|_| race.progressed(peer, 1));
+        assert_eq!(race.poll(ms(5_001)), Some(Step::AskOrigin));
     }
 
     #[test]

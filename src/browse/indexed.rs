@@ -262,7 +262,7 @@ impl Shared {
 }
 
 /// No neighbours: looking is not worth meeting them.
-struct Nobody;
+pub(crate) struct Nobody;
 
 impl Network for Nobody {
     fn index(&self, _: IndexId, _: bool) -> BoxFuture<'_, Option<Bytes>> {

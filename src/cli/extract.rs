@@ -12,8 +12,9 @@ use indicatif::{ProgressBar, ProgressStyle};
 use proto::IndexId;
 
 use super::lan::LanArgs;
+use super::signals::Signals;
 use super::unpack::UnpackArgs;
-use super::{Global, parse_boolean, parse_bytes};
+use super::{Global, parse_boolean, values};
 use crate::browse::reader::ArchiveFile;
 use crate::exit::Exit;
 use crate::extract::network::Network;
@@ -64,7 +65,7 @@ pub struct Args {
     #[arg(long, value_name = "BOOL", default_value = "yes", value_parser = parse_boolean, action = ArgAction::Set)]
     punch_holes: bool,
     /// Receive at most that many bytes (not bits, as in casync) a second from remote stores.
-    #[arg(long, value_name = "BYTES", value_parser = parse_rate)]
+    #[arg(long, value_name = "BYTES", value_parser = values::parse_rate)]
     rate_limit_bps: Option<u64>,
     /// Only show what would come from where.
     #[arg(long, short = 'n')]
@@ -85,9 +86,6 @@ pub struct Args {
     /// Go on serving neighbours that still need chunks for at most that long after the image is whole [default: 120].
     #[arg(long, value_name = "SECONDS")]
     pub(super) linger: Option<u64>,
-    /// Neither ask neighbours nor serve them.
-    #[arg(long)]
-    pub(super) no_lan: bool,
     #[command(flatten)]
     pub(super) lan: LanArgs,
     #[command(flatten)]
@@ -105,7 +103,9 @@ pub async fn run(args: Args, global: &Global) -> anyhow::Result<Exit> {
         return unpack(args, global).await;
     }
     args.refuse_what_makes_no_sense(kind)?;
-    let http = HttpClient::new(HttpOptions { rate_limit: args.rate_limit_bps, ..HttpOptions::default() })?;
+    let mut signals = Signals::listen();
+    let rate_limit = args.rate_limit_bps.into_iter().chain(args.lan.limit_origin).min();
+    let http = HttpClient::new(HttpOptions { rate_limit, ..HttpOptions::default() })?;
     let network = network(&args, global)?;
     let config = config(&args, kind == "caidx");
     if args.dry_run {
@@ -119,9 +119,20 @@ pub async fn run(args: Args, global: &Global) -> anyhow::Result<Exit> {
     }
     let (best_effort, progress) = (args.unpack.best_effort(), Arc::new(Progress::default()));
     let shown = tokio::spawn(show(progress.clone(), !global.quiet && std::io::stderr().is_terminal()));
-    let done = extract::run(config, &network, &http, progress).await;
+    let done = tokio::select! {
+        done = extract::run(config, &network, &http, progress) => Ok(done),
+        signal = signals.next() => Err(signal),
+    };
     shown.abort();
     let _ = shown.await;
+    let done = match done {
+        Ok(done) => done,
+        Err(signal) => {
+            eprintln!("caswarm: stopped; what is there is kept, and the same command goes on with it");
+            end(&network, &mut signals).await;
+            return Ok(signal);
+        }
+    };
     let (report, mut image) = done?;
     if !global.quiet {
         eprintln!("{report}");
@@ -133,9 +144,17 @@ pub async fn run(args: Args, global: &Global) -> anyhow::Result<Exit> {
     tokio::select! {
         () = network.finished(image) => {}
         // The image is whole: who is tired of waiting loses nothing.
-        _ = tokio::signal::ctrl_c() => {}
+        _ = signals.next() => end(&network, &mut signals).await,
     }
     super::unpack::judge(report.complaints_total.unwrap_or(0), &report.complaints, best_effort)
+}
+
+/// Says goodbye to the neighbours; to who asks a second time, that takes too long.
+async fn end(network: &Lan, signals: &mut Signals) {
+    tokio::select! {
+        () = network.close() => {}
+        _ = signals.next() => {}
+    }
 }
 
 /// An archive needs no network, no stores and no seeds.
@@ -203,11 +222,10 @@ impl Args {
 
 fn network(args: &Args, global: &Global) -> anyhow::Result<Lan> {
     let mut config = args.lan.node_config(Identity::ephemeral(), None)?;
-    config.lan = !args.no_lan;
     let state = global.state_dir().ok().map(|state| (state.path().to_owned(), state.control_socket()));
     let (state_dir, control) = state.unzip();
     config.state_dir = state_dir.filter(|dir| dir.is_dir());
-    Ok(Lan::new(config, control.filter(|_| !args.no_lan)))
+    Ok(Lan::new(config, control.filter(|_| !args.lan.no_lan)))
 }
 
 fn config(args: &Args, tree: bool) -> Config {
@@ -224,16 +242,9 @@ fn config(args: &Args, tree: bool) -> Config {
             seeds: args.seeds().filter(|seed| !tree || !seed.file.is_dir()).collect(),
             seed_output: args.seed_output,
             reflink: args.reflink,
-            neighbours: !args.no_lan,
+            neighbours: !args.lan.no_lan,
         },
         threads: args.threads.unwrap_or_else(cores).clamp(1, 64),
-    }
-}
-
-fn parse_rate(text: &str) -> Result<u64, String> {
-    match parse_bytes(text)? {
-        0 => Err("0 bytes a second would take for ever".to_owned()),
-        rate => Ok(rate),
     }
 }
 

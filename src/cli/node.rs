@@ -6,6 +6,7 @@ use anyhow::Context;
 
 use super::Global;
 use super::lan::LanArgs;
+use super::signals::Signals;
 use crate::daemon::{self, DaemonConfig};
 use crate::exit::Exit;
 use crate::node::identity::Identity;
@@ -26,7 +27,7 @@ pub struct Args {
     no_dht_server: bool,
 
     #[command(flatten)]
-    lan: LanArgs,
+    pub(super) lan: LanArgs,
 }
 
 /// Runs a node until it is stopped.
@@ -41,18 +42,14 @@ pub async fn run(args: Args, global: &Global) -> anyhow::Result<Exit> {
     node.state_dir = Some(path);
     node.dht_server = !args.no_dht_server;
     let config = DaemonConfig { node, stores: args.store, images: args.image, control: state.control_socket() };
-    daemon::run(config, stopped()).await.context("node")?;
+    let mut signals = Signals::listen();
+    // To be stopped is how a node ends: that is no failure.
+    daemon::run(config, async {
+        let _ = signals.next().await;
+    })
+    .await
+    .context("node")?;
     Ok(Exit::Ok)
-}
-
-/// Ready when a person or a service manager wants the program to end.
-async fn stopped() {
-    use tokio::signal::unix::{SignalKind, signal};
-    let Ok(mut terminated) = signal(SignalKind::terminate()) else { return std::future::pending().await };
-    tokio::select! {
-        _ = tokio::signal::ctrl_c() => {}
-        _ = terminated.recv() => {}
-    }
 }
 
 fn index_and_file(text: &str) -> Result<(PathBuf, PathBuf), String> {

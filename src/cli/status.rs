@@ -35,7 +35,12 @@ fn show(status: &Status, out: &mut impl Write) -> std::io::Result<()> {
     let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
     writeln!(out, "node {} on port {}, up {:.0} s", status.peer_id, status.port, status.uptime)?;
     let network = if status.network.is_empty() { "default" } else { &status.network };
-    writeln!(out, "network {network}: open, whoever is on the LAN may take chunks")?;
+    let who = if status.open {
+        "open, whoever is on the LAN may take chunks"
+    } else {
+        "keyed, only who has its key may join"
+    };
+    writeln!(out, "network {network}: {who}")?;
     writeln!(out, "sent {:.1} MiB to neighbours, refused {} damaged chunks", mib(status.sent), status.refused)?;
     for holder in &status.holders {
         writeln!(out, "serves from {holder}")?;

@@ -34,6 +34,17 @@ pub fn parse_bytes(word: &str) -> Result<u64, String> {
     number.checked_mul(1 << shift).ok_or_else(|| format!("{word} is too large"))
 }
 
+/// A rate: as [`parse_bytes`], and not 0.
+///
+/// # Errors
+/// As there, or 0.
+pub(super) fn parse_rate(text: &str) -> Result<u64, String> {
+    match parse_bytes(text)? {
+        0 => Err("0 bytes a second would take for ever".to_owned()),
+        rate => Ok(rate),
+    }
+}
+
 /// A digest by casync's names.
 ///
 /// # Errors

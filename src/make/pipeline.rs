@@ -137,7 +137,7 @@ impl Shared<'_> {
         while !self.stop.load(Ordering::Relaxed) {
             let Ok(batch) = lock(batches).recv() else { break };
             let ids = self.name(&batch.chunks, |chunk| {
-                if !lock(&self.seen).insert(chunk.id()) || self.plan.store.has(chunk.id())? {
+                if !lock(&self.seen).insert(chunk.id()) || self.plan.store.renew(chunk.id())? {
                     return Ok(());
                 }
                 let failed = |source| MakeError::Compress { id: chunk.id(), source };

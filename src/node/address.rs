@@ -25,10 +25,45 @@ pub struct PeerAddress {
     pub node: Option<NodeId>,
 }
 
+/// Where to start: one node, or those that a DNS name stands for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Bootstrap {
+    /// This one.
+    Node(PeerAddress),
+    /// Those that the name's SRV records (`_caswarm._tcp.NAME`) and `dnsaddr` records (`_dnsaddr.NAME`) tell.
+    Name(String),
+}
+
 /// What was wrong with a typed address.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is no address of a node: give host:port, [v6]:port or /ip4/ADDRESS/tcp/PORT[/p2p/PEERID]")]
+#[error(
+    "{0:?} is no address of a node: give host:port, [v6]:port or /ip4/ADDRESS/tcp/PORT[/p2p/PEERID], or a DNS name with \
+     SRV or dnsaddr records"
+)]
 pub struct ParseAddressError(String);
+
+impl FromStr for Bootstrap {
+    type Err = ParseAddressError;
+
+    /// A name needs a dot, so that a port that was forgotten is noticed; one that has none can end in one.
+    fn from_str(text: &str) -> Result<Self, ParseAddressError> {
+        let name = text.strip_prefix("/dnsaddr/").unwrap_or(text);
+        let numbers = name.chars().all(|c| c.is_ascii_digit() || c == '.');
+        if name.contains('.') && !name.contains([':', '/']) && !numbers && is_name_or_ipv4(name) {
+            return Ok(Bootstrap::Name(name.to_owned()));
+        }
+        text.parse().map(Bootstrap::Node)
+    }
+}
+
+impl fmt::Display for Bootstrap {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Bootstrap::Node(node) => node.fmt(f),
+            Bootstrap::Name(name) => f.write_str(name),
+        }
+    }
+}
 
 impl FromStr for PeerAddress {
     type Err = ParseAddressError;
@@ -67,6 +102,13 @@ pub fn is_private(ip: IpAddr) -> bool {
         }
         IpAddr::V6(ip) => ip.is_loopback() || ip.is_unique_local() || ip.is_unicast_link_local(),
     }
+}
+
+/// Whether it is an address of this machine: only then can something be bound to it. Link-local ones, which mean nothing
+/// without their interface, are taken for it.
+pub fn is_own(ip: IpAddr) -> bool {
+    let ip = ip.to_canonical();
+    matches!(ip, IpAddr::V6(ip) if ip.is_unicast_link_local()) || std::net::UdpSocket::bind((ip, 0)).is_ok()
 }
 
 /// Whether a connection to the address can be meant at all: one host's, with a port.
@@ -167,6 +209,18 @@ mod tests {
             (&peer, "10.0.0.1", 77, Some(identity.node_id())),
         ] {
             assert_eq!(text.parse(), Ok(PeerAddress { host: host.into(), port, node }), "{text}");
+        }
+    }
+
+    #[test]
+    fn names_with_a_dot_stand_for_what_dns_says() {
+        for name in ["fleet.example", "fleet.", "_x.fleet.example"] {
+            assert_eq!(name.parse(), Ok(Bootstrap::Name(name.into())));
+            assert_eq!(format!("/dnsaddr/{name}").parse(), Ok(Bootstrap::Name(name.into())));
+        }
+        assert!(matches!("fleet.example:77".parse(), Ok(Bootstrap::Node(_))));
+        for text in ["fleet", "10.0.0.1", "1.2.3", "a..b", "/dnsaddr/", "/dnsaddr/a.b/tcp/7", "fleet.example/"] {
+            assert!(text.parse::<Bootstrap>().is_err(), "{text}");
         }
     }
 

@@ -1,6 +1,8 @@
 //! One named node from which to start, where multicast does not reach: dialled at all its addresses until there is a
-//! session, and again when that ended. Names are resolved anew each time, because what they stand for changes.
+//! session, and again when that ended. Or the nodes behind a DNS name: some of them are dialled, and others when there is
+//! no session with any left. Names are resolved anew each time, because what they stand for changes.
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -10,8 +12,9 @@ use proto::NodeId;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use super::address::PeerAddress;
+use super::address::{Bootstrap, PeerAddress};
 use super::hub::Event;
+use super::names;
 use super::session::{self, Session, SessionConfig, SessionError};
 
 /// A node that was not reached is tried again after this, then twice as long.
@@ -24,34 +27,43 @@ const RESOLVE: Duration = Duration::from_secs(10);
 /// The next address is tried when the one before did not answer for this long.
 const STAGGER: Duration = Duration::from_millis(250);
 
+/// Sessions that are enough to start from, of all nodes behind a name.
+const ENOUGH: usize = 3;
+
 /// How long the same complaint is not repeated.
 const QUIET: Duration = Duration::from_secs(600);
 
 /// What became of one attempt.
 enum Reached {
-    /// There is a session with this node.
-    Node(NodeId),
+    /// There are sessions with these nodes, one at least.
+    Nodes(Vec<NodeId>),
     /// The address is this node's own.
     Itself,
     Nobody(String),
 }
 
-/// Keeps a session with the node at `address` until the node ends.
-pub(super) async fn keep(address: PeerAddress, config: SessionConfig, events: mpsc::Sender<Event>) {
+/// Keeps a session with the node at `address`, or with some behind it, until the node ends.
+pub(super) async fn keep(address: Bootstrap, config: SessionConfig, events: mpsc::Sender<Event>) {
     tokio::select! {
         () = dial(&address, &config, &events) => {}
         () = events.closed() => {}
     }
 }
 
-async fn dial(address: &PeerAddress, config: &SessionConfig, events: &mpsc::Sender<Event>) {
+async fn dial(address: &Bootstrap, config: &SessionConfig, events: &mpsc::Sender<Event>) {
     let mut pause = RETRY;
     let mut complained: Option<Instant> = None;
     loop {
-        match attempt(address, config, events).await {
-            Reached::Node(node) => {
+        let reached = match address {
+            Bootstrap::Node(node) => attempt(node, config, events).await,
+            Bootstrap::Name(name) => attempt_some(name, config, events).await,
+        };
+        match reached {
+            Reached::Nodes(nodes) => {
                 let since = Instant::now();
-                config.connected.lost(&node).await;
+                for node in &nodes {
+                    config.connected.lost(node).await;
+                }
                 // Whoever closes a session at once, full or shutting down, is not to be bothered every second.
                 if since.elapsed() > LAST_RETRY {
                     pause = RETRY;
@@ -75,9 +87,33 @@ async fn dial(address: &PeerAddress, config: &SessionConfig, events: &mpsc::Send
     }
 }
 
+async fn attempt_some(name: &str, config: &SessionConfig, events: &mpsc::Sender<Event>) -> Reached {
+    let found = match tokio::time::timeout(RESOLVE, names::nodes_behind(name)).await {
+        Ok(Ok(found)) => found,
+        Ok(Err(reason)) => return Reached::Nobody(reason),
+        Err(_) => return Reached::Nobody(format!("no answer from a name server within {} s", RESOLVE.as_secs())),
+    };
+    let (mut reached, mut failed) = (BTreeSet::new(), String::new());
+    for node in &found {
+        if reached.len() >= ENOUGH {
+            break;
+        }
+        match attempt(node, config, events).await {
+            Reached::Nodes(nodes) => reached.extend(nodes),
+            Reached::Itself => {}
+            Reached::Nobody(reason) => failed = format!("{node}: {reason}"),
+        }
+    }
+    match (reached.is_empty(), failed.is_empty()) {
+        (false, _) => Reached::Nodes(reached.into_iter().collect()),
+        (true, true) => Reached::Itself,
+        (true, false) => Reached::Nobody(failed),
+    }
+}
+
 async fn attempt(address: &PeerAddress, config: &SessionConfig, events: &mpsc::Sender<Event>) -> Reached {
     if let Some(node) = address.node.filter(|node| config.connected.contains(node)) {
-        return Reached::Node(node);
+        return Reached::Nodes(vec![node]);
     }
     let addresses = match tokio::time::timeout(RESOLVE, address.resolve()).await {
         Ok(Ok(addresses)) if !addresses.is_empty() => addresses,
@@ -93,11 +129,11 @@ async fn attempt(address: &PeerAddress, config: &SessionConfig, events: &mpsc::S
                 return Reached::Nobody("the node ended".into());
             }
             match config.connected.met(&node, session::OPENING).await {
-                true => Reached::Node(node),
+                true => Reached::Nodes(vec![node]),
                 false => Reached::Nobody(format!("a session with {node} is not wanted")),
             }
         }
-        Err(SessionError::Connected { node, .. }) => Reached::Node(node),
+        Err(SessionError::Connected { node, .. }) => Reached::Nodes(vec![node]),
         Err(SessionError::Itself { .. }) => Reached::Itself,
         Err(error) => Reached::Nobody(error.to_string()),
     }

@@ -1,4 +1,5 @@
-//! Which nodes hold or want an index, beyond the reach of multicast: libp2p's Kademlia, with a provider record per index.
+//! Which nodes hold or want an index, beyond the reach of multicast: libp2p's Kademlia, with provider records of indexes,
+//! [`shards`] of them where many provide one.
 //!
 //! All of libp2p's networking is in this module. It carries no chunks and no messages of `proto`; what it finds are nodes
 //! and the addresses of their session ports. Addresses that others tell are not believed: a node is dialled at the IP
@@ -6,24 +7,31 @@
 
 mod addresses;
 mod behaviour;
+mod gate;
+mod places;
+mod shards;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures::StreamExt;
 use libp2p::kad::store::RecordStore;
-use libp2p::kad::{self, GetProvidersOk, InboundRequest, ProviderRecord, QueryResult, RecordKey};
+use libp2p::kad::{self, GetProvidersOk, InboundRequest, ProviderRecord, QueryId, QueryResult, RecordKey};
 use libp2p::swarm::dial_opts::{DialOpts, PeerCondition};
 use libp2p::swarm::{DialError, SwarmEvent};
 use libp2p::{Multiaddr, PeerId, Swarm, identify};
 use proto::{IndexId, NodeId};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 use super::address;
+use super::admission::Admission;
 use super::identity::{Identity, node_id_of, peer_id_of};
+use super::membership::Membership;
 use addresses::{heard_at, multiaddr, needs_scope, session_port, socket_addr};
-use behaviour::{Behaviour, BehaviourEvent, kad_protocol, swarm};
+use behaviour::{Behaviour, BehaviourEvent, KEYS, swarm};
+use places::{Asked, Provided};
 
 /// How long a search is repeated when nodes become known.
 const SEARCH: Duration = Duration::from_secs(60);
@@ -62,19 +70,22 @@ pub struct DhtConfig {
     pub port: u16,
     /// Whether to keep records for others. False: only ask and announce.
     pub server: bool,
-    /// The network's name; networks do not see each other's records.
-    pub network: String,
+    /// The network; networks do not see each other's records.
+    pub network: Membership,
     /// The TCP port on which this node accepts sessions; 0 = it does not.
     pub session_port: u16,
-    /// Whether nodes at public addresses are talked to.
-    pub public: bool,
+    /// With whom this node talks.
+    pub admission: Arc<Admission>,
+    /// Whether packets are marked as less than best effort.
+    pub background: bool,
 }
 
 impl DhtConfig {
     /// The usual settings: default network, any port, every interface, private addresses, no records for others.
     pub fn new(identity: Identity, session_port: u16) -> Self {
         let listen = Ipv6Addr::UNSPECIFIED.into();
-        Self { identity, listen, port: 0, server: false, network: String::new(), session_port, public: false }
+        let (network, admission) = Default::default();
+        Self { identity, listen, port: 0, server: false, network, session_port, admission, background: false }
     }
 }
 
@@ -120,6 +131,7 @@ pub struct DhtHandle {
 #[derive(Debug)]
 enum Command {
     AddPeer(NodeId, SocketAddr),
+    Close(oneshot::Sender<()>),
     Provide(IndexId),
     Withdraw(IndexId),
     Find(IndexId),
@@ -151,6 +163,14 @@ impl DhtHandle {
         self.command(Command::Find(index));
     }
 
+    /// Takes back what this node announced, as well as that can be done in half a second, and ends.
+    pub async fn close(&self) {
+        let (done, closed) = oneshot::channel();
+        if self.commands.send(Command::Close(done)).await.is_ok() {
+            let _ = closed.await;
+        }
+    }
+
     /// What is said faster than it can be done is dropped: every command is repeated by those who need it.
     fn command(&self, command: Command) {
         if let Err(error) = self.commands.try_send(command) {
@@ -173,7 +193,11 @@ pub async fn start(config: DhtConfig) -> Result<(DhtHandle, mpsc::Receiver<DhtEv
         sessions: BTreeMap::new(),
         waiting: BTreeMap::new(),
         unmet: BTreeMap::new(),
-        provided: BTreeSet::new(),
+        provided: BTreeMap::new(),
+        asked: HashMap::new(),
+        looked: BTreeMap::new(),
+        kept: HashSet::new(),
+        addresses: BTreeMap::new(),
         sought: BTreeMap::new(),
         repeat: None,
         repeated: None,
@@ -224,7 +248,15 @@ struct Dht {
     waiting: BTreeMap<PeerId, BTreeSet<IndexId>>,
     /// Nodes made known that did not say yet what they are: where they are, and how often they were dialled.
     unmet: BTreeMap<PeerId, (Multiaddr, u32)>,
-    provided: BTreeSet<IndexId>,
+    provided: BTreeMap<IndexId, Provided>,
+    /// Questions on their way.
+    asked: HashMap<QueryId, Asked>,
+    /// How many others provide an index, in this node's shards, as far as it was looked.
+    looked: BTreeMap<IndexId, BTreeMap<u8, usize>>,
+    /// Keys of which records are kept for others.
+    kept: HashSet<RecordKey>,
+    /// Where those are that announced something here.
+    addresses: BTreeMap<PeerId, Vec<Multiaddr>>,
     /// Until when indexes are searched.
     sought: BTreeMap<IndexId, Instant>,
     /// When to announce and search again because of new nodes, and when that was done last.
@@ -242,11 +274,16 @@ impl Dht {
             let announce = self.announce.map(|(at, _)| at);
             tokio::select! {
                 command = commands.recv() => match command {
+                    Some(Command::Close(done)) => return self.withdraw_all(done).await,
                     Some(command) => self.command(command),
                     None => return,
                 },
                 event = self.swarm.select_next_some() => self.event(event),
-                _ = dial_again.tick() => self.dial_unmet(),
+                _ = dial_again.tick() => {
+                    self.dial_unmet();
+                    self.look_around();
+                    self.sweep();
+                }
                 () = tokio::time::sleep_until(repeat.unwrap_or_else(Instant::now).into()), if repeat.is_some() => {
                     self.repeat = None;
                     self.repeat();
@@ -261,7 +298,9 @@ impl Dht {
     fn command(&mut self, command: Command) {
         match command {
             Command::AddPeer(node, addr) => {
-                let Some(peer) = peer_id_of(node).filter(|_| self.allowed(addr) && !needs_scope(addr.ip())) else {
+                let Some(peer) =
+                    peer_id_of(node).filter(|_| self.config.admission.admits_dial(addr) && !needs_scope(addr.ip()))
+                else {
                     return;
                 };
                 if self.unmet.len() < NODES && !self.sessions.contains_key(&peer) {
@@ -270,16 +309,12 @@ impl Dht {
                 self.dial(peer, vec![multiaddr(addr)]);
             }
             Command::Provide(index) => {
-                if self.provided.len() < INDEXES && self.provided.insert(index) {
-                    self.provide(index);
+                if self.begin_providing(index) {
                     self.announce = Some((Instant::now() + ANNOUNCE_AGAIN, ANNOUNCE_AGAIN));
                 }
             }
-            Command::Withdraw(index) => {
-                if self.provided.remove(&index) {
-                    self.swarm.behaviour_mut().kad.stop_providing(&key(index));
-                }
-            }
+            Command::Withdraw(index) => self.stop_providing(index),
+            Command::Close(_) => {}
             Command::Find(index) => {
                 let now = Instant::now();
                 self.sought.retain(|_, until| *until > now);
@@ -288,12 +323,6 @@ impl Dht {
                     self.find(index);
                 }
             }
-        }
-    }
-
-    fn provide(&mut self, index: IndexId) {
-        if let Err(error) = self.swarm.behaviour_mut().kad.start_providing(key(index)) {
-            tracing::debug!(%error, %index, "not announced in the DHT");
         }
     }
 
@@ -312,20 +341,18 @@ impl Dht {
     fn announce_again(&mut self) {
         let pause = self.announce.map_or(LAST_ANNOUNCE, |(_, pause)| pause * 2);
         self.announce = (pause < LAST_ANNOUNCE).then(|| (Instant::now() + pause, pause));
-        for index in self.provided.clone() {
-            self.provide(index);
-        }
+        self.provide_all();
     }
 
-    fn find(&mut self, index: IndexId) {
-        self.swarm.behaviour_mut().kad.get_providers(key(index));
+    fn provide_all(&mut self) {
+        for index in self.provided.keys().copied().collect::<Vec<_>>() {
+            self.provide(index);
+        }
     }
 
     /// Tells and asks those who became known meanwhile.
     fn repeat(&mut self) {
-        for index in self.provided.clone() {
-            self.provide(index);
-        }
+        self.provide_all();
         let now = Instant::now();
         self.repeated = Some(now);
         self.sought.retain(|_, until| *until > now);
@@ -339,9 +366,8 @@ impl Dht {
             SwarmEvent::NewListenAddr { address, .. } => note_own(&mut self.swarm, &self.config, &address),
             SwarmEvent::ExpiredListenAddr { address, .. } => self.swarm.remove_external_address(&address),
             SwarmEvent::ConnectionEstablished { peer_id, endpoint, .. } => {
-                match socket_addr(endpoint.get_remote_address()).filter(|addr| self.allowed(*addr)) {
-                    Some(addr) => drop(self.remote.insert(peer_id, addr.ip())),
-                    None => drop(self.swarm.disconnect_peer_id(peer_id)),
+                if let Some(addr) = socket_addr(endpoint.get_remote_address()) {
+                    self.remote.insert(peer_id, addr.ip());
                 }
             }
             SwarmEvent::ConnectionClosed { peer_id, num_established: 0, .. } => {
@@ -367,7 +393,7 @@ impl Dht {
     fn identified(&mut self, peer: PeerId, info: &identify::Info) {
         let Some(&ip) = self.remote.get(&peer) else { return };
         self.unmet.remove(&peer);
-        let kad = kad_protocol(&self.config.network);
+        let kad = self.config.network.kad_protocol();
         if info.protocols.contains(&kad) {
             for addr in heard_at(ip, &info.listen_addrs) {
                 self.swarm.behaviour_mut().kad.add_address(&peer, addr);
@@ -383,10 +409,14 @@ impl Dht {
 
     fn kad_event(&mut self, event: kad::Event) {
         match event {
-            kad::Event::OutboundQueryProgressed {
-                result: QueryResult::GetProviders(Ok(GetProvidersOk::FoundProviders { key, providers })),
-                ..
-            } => self.found(&key, providers),
+            kad::Event::OutboundQueryProgressed { id, result: QueryResult::GetProviders(result), step, .. } => {
+                if let Ok(GetProvidersOk::FoundProviders { providers, .. }) = result {
+                    self.named(id, providers);
+                }
+                if step.last {
+                    self.answered(id);
+                }
+            }
             kad::Event::InboundRequest { request: InboundRequest::AddProvider { record: Some(record) } } => {
                 self.keep(record);
             }
@@ -399,28 +429,36 @@ impl Dht {
         }
     }
 
-    fn found(&mut self, key: &RecordKey, providers: impl IntoIterator<Item = PeerId>) {
-        let Ok(index) = <[u8; 32]>::try_from(key.as_ref()).map(IndexId) else { return };
-        let local = *self.swarm.local_peer_id();
-        for peer in providers.into_iter().filter(|peer| *peer != local).take(NODES) {
-            if let Some(&addr) = self.sessions.get(&peer) {
-                self.tell(index, peer, addr);
-                continue;
-            }
-            if self.waiting.len() >= NODES && !self.waiting.contains_key(&peer) {
-                continue;
-            }
-            self.waiting.entry(peer).or_default().insert(index);
-            let records = self.swarm.behaviour_mut().kad.store_mut().providers(key);
-            let kept = records.into_iter().find(|record| record.provider == peer);
-            self.dial(peer, kept.map(|record| record.addresses).unwrap_or_default());
+    /// A node provides an index: it is told as soon as it is known where it accepts sessions.
+    fn locate(&mut self, index: IndexId, peer: PeerId) {
+        if let Some(&addr) = self.sessions.get(&peer) {
+            self.tell(index, peer, addr);
+            return;
         }
+        if self.waiting.len() >= NODES && !self.waiting.contains_key(&peer) {
+            return;
+        }
+        self.waiting.entry(peer).or_default().insert(index);
+        let kept = self.addresses.get(&peer).cloned();
+        self.dial(peer, kept.unwrap_or_default());
     }
 
-    /// Keeps what a node announced, with the address from which we hear it in place of those that it claims.
+    /// Keeps what a node announced, with the address from which we hear it in place of those that it claims. What comes
+    /// without any is taken back by it.
     fn keep(&mut self, mut record: ProviderRecord) {
         let Some(&ip) = self.remote.get(&record.provider) else { return };
+        if record.addresses.is_empty() {
+            self.swarm.behaviour_mut().kad.store_mut().remove_provider(&record.key, &record.provider);
+            return;
+        }
         record.addresses = heard_at(ip, &record.addresses);
+        if self.kept.len() < KEYS {
+            self.kept.insert(record.key.clone());
+        }
+        if self.addresses.len() >= NODES && !self.addresses.contains_key(&record.provider) {
+            self.addresses.clear();
+        }
+        self.addresses.insert(record.provider, record.addresses.clone());
         if let Err(error) = self.swarm.behaviour_mut().kad.store_mut().add_provider(record) {
             tracing::debug!(%error, "DHT record not kept");
         }
@@ -447,10 +485,6 @@ impl Dht {
             self.events.try_send(DhtEvent::Provider { index, node, addr }).ok();
         }
     }
-
-    fn allowed(&self, addr: SocketAddr) -> bool {
-        address::is_dialable(addr) && (self.config.public || address::is_private(addr.ip()))
-    }
 }
 
 /// Tells others of an address of our own, unless it is one that they cannot reach.
@@ -460,8 +494,4 @@ fn note_own(swarm: &mut Swarm<Behaviour>, config: &DhtConfig, address: &Multiadd
     if socket_addr(address).filter(reachable).is_some() {
         swarm.add_external_address(address.clone());
     }
-}
-
-fn key(index: IndexId) -> RecordKey {
-    RecordKey::new(index.as_bytes())
 }

@@ -5,16 +5,18 @@
 //! any two nodes the one that was there first hears the other's announcement at once and can dial it.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use mdns_sd::{DaemonEvent, IfKind, IfPredicate, ResolvedService, ScopedIp, ServiceDaemon, ServiceEvent, ServiceInfo};
-use proto::{IndexId, NodeId};
-use sha2::{Digest, Sha256};
+use proto::NodeId;
 use tokio::sync::{mpsc, watch};
 
 use super::address;
+use super::admission::Admission;
 use super::identity::{Identity, node_id_of, peer_id_of};
+use super::membership::Membership;
 
 const SERVICE: &str = "_caswarm._tcp.local.";
 
@@ -50,18 +52,24 @@ pub struct DiscoveryConfig {
     pub node: NodeId,
     /// Its session port.
     pub port: u16,
-    /// The network's name. Nodes of others are not told.
-    pub network: String,
+    /// The network. Nodes of others are not told.
+    pub network: Membership,
     /// The zone label; empty = none.
     pub zone: String,
-    /// Whether interfaces with public addresses take part too.
-    pub public: bool,
+    /// With whom this node talks: interfaces whose address nobody may be reached at take no part.
+    pub admission: Arc<Admission>,
 }
 
 impl DiscoveryConfig {
     /// The usual settings: default network, no zone label, private addresses only.
     pub fn new(identity: &Identity, port: u16) -> Self {
-        Self { node: identity.node_id(), port, network: String::new(), zone: String::new(), public: false }
+        Self {
+            node: identity.node_id(),
+            port,
+            network: Membership::default(),
+            zone: String::new(),
+            admission: Arc::default(),
+        }
     }
 }
 
@@ -98,13 +106,6 @@ pub struct Discovery {
     updates: watch::Sender<(u64, Vec<Tag>)>,
 }
 
-/// The tag of an index in a network.
-pub fn tag(network: &str, index: &IndexId) -> Tag {
-    let mut tag = [0; 4];
-    tag.copy_from_slice(&hash(network, index.as_bytes())[..4]);
-    Tag(tag)
-}
-
 impl Discovery {
     /// Starts looking for neighbours and announcing this node; has to be called within a tokio runtime. Where mDNS does
     /// not work at all, the only event is a warning; the receiver ends with the discovery.
@@ -115,7 +116,7 @@ impl Discovery {
         let daemon = match begin(&config) {
             Ok((daemon, found, monitor)) => {
                 tokio::spawn(run(
-                    Task { daemon: daemon.clone(), config, known: BTreeMap::new() },
+                    Task { daemon: daemon.clone(), config, known: BTreeMap::new(), own: BTreeSet::new() },
                     found,
                     monitor,
                     events,
@@ -170,10 +171,9 @@ type Events<T> = mdns_sd::Receiver<T>;
 fn begin(config: &DiscoveryConfig) -> mdns_sd::Result<(ServiceDaemon, Events<ServiceEvent>, Events<DaemonEvent>)> {
     let daemon = ServiceDaemon::new()?;
     let started = (|| {
-        if !config.public {
-            let foreign = IfPredicate::new(|interface| !address::is_private(interface.ip()));
-            daemon.disable_interface(IfKind::Predicate(foreign))?;
-        }
+        let admission = config.admission.clone();
+        let foreign = IfPredicate::new(move |interface| !admission.is_reachable(interface.ip()));
+        daemon.disable_interface(IfKind::Predicate(foreign))?;
         daemon.set_ip_check_interval(INTERFACE_CHECK)?;
         let monitor = daemon.monitor()?;
         let found = daemon.browse(SERVICE)?;
@@ -193,6 +193,8 @@ struct Task {
     daemon: ServiceDaemon,
     config: DiscoveryConfig,
     known: BTreeMap<NodeId, Found>,
+    /// Addresses that are, or were, this machine's.
+    own: BTreeSet<IpAddr>,
 }
 
 /// Keeps mdns-sd's channel empty, whatever the pace of the receiver of `events`: a slow one gets the latest of each
@@ -205,14 +207,23 @@ async fn run(
     mut wanted: watch::Receiver<(u64, Vec<Tag>)>,
 ) {
     let mut changed = BTreeSet::new();
-    let mut warning = None;
+    let (mut warning, mut warned) = (None, false);
     let mut renewal: Option<(u64, Vec<Tag>)> = None;
     let mut announced = (0, Vec::new());
     let mut next_renewal = Instant::now();
     loop {
         tokio::select! {
             event = found.recv_async() => match event {
-                Ok(event) => changed.extend(task.take(event)),
+                Ok(event) => {
+                    if let Some(ip) = task.twin(&event).filter(|_| !warned) {
+                        warned = true;
+                        warning = Some(format!(
+                            "{ip} announces itself with the key of this node: one of them runs with a copy of the other's \
+                             state directory, and neither talks to the other; remove node.key there and start it again"
+                        ));
+                    }
+                    changed.extend(task.take(event));
+                }
                 Err(_) => return,
             },
             Ok(event) = monitor.recv_async() => if let DaemonEvent::Error(e) = event {
@@ -244,6 +255,21 @@ async fn run(
 }
 
 impl Task {
+    /// Another machine that announces itself under this node's name.
+    fn twin(&mut self, event: &ServiceEvent) -> Option<IpAddr> {
+        let ServiceEvent::ServiceResolved(service) = event else { return None };
+        if node_of(&service.fullname) != Some(self.config.node) {
+            return None;
+        }
+        for ip in service.addresses.iter().map(ScopedIp::to_ip_addr) {
+            if !self.own.contains(&ip) && !address::is_own(ip) {
+                return Some(ip);
+            }
+            self.own.insert(ip);
+        }
+        None
+    }
+
     /// Takes in what mdns-sd says; returns the node about which there is something new to tell.
     fn take(&mut self, event: ServiceEvent) -> Option<NodeId> {
         match event {
@@ -273,10 +299,13 @@ fn announcement(config: &DiscoveryConfig, held: u64, tags: &[Tag]) -> mdns_sd::R
     let mut txt = vec![
         ("id", name.clone()),
         ("v", proto::VERSION.to_string()),
-        ("net", network_hash(&config.network)),
+        ("net", config.network.mdns_hash()),
         ("zone", config.zone[..zone].to_owned()),
-        ("n", held.to_string()),
     ];
+    // The number of its chunks may tell which image it is.
+    if config.network.is_open() {
+        txt.push(("n", held.to_string()));
+    }
     let used: usize = txt.iter().map(|(key, value)| key.len() + value.len() + 2).sum();
     let room = (TXT_BYTES.saturating_sub(used + 3)).min(TXT_ENTRY_BYTES - 2) / 8;
     txt.push(("x", tags.iter().take(room).map(|tag| hex::encode(tag.0)).collect()));
@@ -291,7 +320,7 @@ fn announcement(config: &DiscoveryConfig, held: u64, tags: &[Tag]) -> mdns_sd::R
 fn understand(service: &ResolvedService, config: &DiscoveryConfig) -> Option<Found> {
     let node = node_of(&service.fullname)?;
     let text = |key| service.txt_properties.get_property_val_str(key);
-    let ours = text("net") == Some(&network_hash(&config.network)) && text("v") == Some(&proto::VERSION.to_string());
+    let ours = text("net") == Some(&config.network.mdns_hash()) && text("v") == Some(&proto::VERSION.to_string());
     if !ours || node == config.node {
         return None;
     }
@@ -303,8 +332,7 @@ fn understand(service: &ResolvedService, config: &DiscoveryConfig) -> Option<Fou
         ScopedIp::V4(ip) => Some(SocketAddr::from((*ip.addr(), service.port))),
         _ => None,
     });
-    let allowed = |addr: &SocketAddr| address::is_dialable(*addr) && (config.public || address::is_private(addr.ip()));
-    let mut addresses: Vec<_> = addresses.filter(allowed).collect();
+    let mut addresses: Vec<_> = addresses.filter(|addr| config.admission.admits_dial(*addr)).collect();
     address::order(&mut addresses);
     if addresses.is_empty() {
         return None;
@@ -326,22 +354,9 @@ fn node_of(fullname: &str) -> Option<NodeId> {
     node_id_of(fullname.split('.').next()?.parse().ok()?)
 }
 
-fn network_hash(network: &str) -> String {
-    hex::encode(&hash(network, b"")[..4])
-}
-
-fn hash(network: &str, what: &[u8]) -> [u8; 32] {
-    Sha256::new()
-        .chain_update(b"caswarm mdns\0")
-        .chain_update(network)
-        .chain_update([0])
-        .chain_update(what)
-        .finalize()
-        .into()
-}
-
 #[cfg(test)]
 mod tests {
+    use super::super::network_key::NetworkKey;
     use super::*;
 
     #[test]
@@ -357,9 +372,19 @@ mod tests {
     }
 
     #[test]
-    fn tags_differ_between_networks_and_indexes() {
-        let (one, two) = (IndexId([1; 32]), IndexId([2; 32]));
-        assert_ne!(tag("", &one), tag("", &two));
-        assert_ne!(tag("", &one), tag("lab", &one));
+    fn the_announcement_in_a_keyed_network_tells_nothing_of_what_is_held() {
+        let key = NetworkKey::generate().unwrap();
+        let mut config = DiscoveryConfig::new(&Identity::ephemeral(), 7);
+        config.network = Membership::new("lab", Some(&key));
+        let index = proto::IndexId([3; 32]);
+        let tag = config.network.tag(config.node, &index);
+        let info = announcement(&config, 4711, &[tag]).unwrap();
+        let told: Vec<_> = info.get_properties().iter().map(|p| format!("{}={}", p.key(), p.val_str())).collect();
+        assert!(told.iter().any(|entry| *entry == format!("x={}", hex::encode(tag.0))), "{told:?}");
+        // What anybody can compute who knows the network's name and the index.
+        let guess = Membership::from("lab");
+        for known in [hex::encode(guess.tag(config.node, &index).0), guess.mdns_hash(), "4711".to_owned()] {
+            assert!(told.iter().all(|entry| !entry.contains(&known)), "{known} in {told:?}");
+        }
     }
 }

@@ -34,6 +34,7 @@ impl Doors {
         }
         let mut about = DiscoveryConfig::new(&config.identity, port);
         about.network.clone_from(&config.network);
+        about.admission.clone_from(&config.admission);
         about.zone.clone_from(&config.zone);
         let (discovery, mut found) = Discovery::start(about);
         doors.discovery = Some(discovery);
@@ -47,7 +48,9 @@ impl Doors {
         });
         let mut about = DhtConfig::new(config.identity.clone(), port);
         about.network.clone_from(&config.network);
+        about.admission.clone_from(&config.admission);
         about.server = config.dht_server;
+        about.background = config.limits.background;
         match dht::start(about).await {
             Ok((dht, mut told)) => {
                 doors.dht = Some(dht);
@@ -125,11 +128,17 @@ impl Doors {
     /// Remembers the nodes met, and says goodbye where anybody may care.
     pub(crate) async fn close(&mut self, anybody: bool) {
         self.save_known();
-        self.dht = None;
-        if let Some(discovery) = self.discovery.take()
-            && anybody
-        {
-            discovery.shutdown().await;
-        }
+        let (discovery, dht) = (self.discovery.take(), self.dht.take());
+        let goodbye = async {
+            if let Some(discovery) = discovery.filter(|_| anybody) {
+                discovery.shutdown().await;
+            }
+        };
+        let withdraw = async {
+            if let Some(dht) = dht.filter(|_| anybody) {
+                dht.close().await;
+            }
+        };
+        tokio::join!(goodbye, withdraw);
     }
 }

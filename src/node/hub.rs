@@ -31,6 +31,7 @@ use super::{Doors, NodeConfig};
 use crate::chunk::Encoded;
 use crate::extract::network::{FetchError, Job, NetworkReport};
 use crate::format::layout::Layout;
+use crate::source::rate_limit::RateLimit;
 use fetching::Fetching;
 use indexes::{Gathering, Race};
 use sessions::{Dials, Neighbour};
@@ -132,6 +133,7 @@ pub(crate) struct Hub {
     doors: Doors,
     serving: Arc<Serving>,
     unseen: Arc<Semaphore>,
+    download: Option<Arc<RateLimit>>,
     events: mpsc::Sender<Event>,
     done: mpsc::UnboundedSender<Done>,
     neighbours: BTreeMap<NodeId, Neighbour>,
@@ -201,11 +203,11 @@ impl Hub {
     ) -> Self {
         Self {
             me: config.identity.node_id(),
-            config,
             started: Instant::now(),
             session_config,
             doors,
-            serving: Arc::new(Serving::new(RECENT_BYTES)),
+            serving: Arc::new(Serving::new(RECENT_BYTES, &config.limits)),
+            download: config.limits.download.map(|rate| Arc::new(RateLimit::new(rate))),
             unseen: Arc::new(Semaphore::new(UNSEEN_BYTES)),
             events,
             done,
@@ -218,6 +220,7 @@ impl Hub {
             announced: None,
             searched: Instant::now(),
             tidied: Instant::now(),
+            config,
         }
     }
 

@@ -6,17 +6,21 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use bytes::Bytes;
-use proto::limits::{PAYLOAD_BYTES, QUEUED_WANTS, SHARED_CHUNK_BYTES};
+use proto::limits::{PAYLOAD_BYTES, QUEUED_WANTS, SHARED_CHUNK_BYTES, WANT_POSITIONS};
 use proto::{ChunkId, IndexId, Message, Position};
 use tokio::sync::Notify;
+use tokio::time::Instant;
 
 use super::holder::Holder;
+use super::limits::Limits;
 use super::outbox::SessionSender;
 use super::recent::Recent;
+use super::slots::Slots;
 use crate::chunk::{self, Encoded, Encoding};
 use crate::format::compression::Compressor;
 use crate::format::digest::Digest;
 use crate::format::layout::Layout;
+use crate::source::rate_limit::RateLimit;
 
 /// The level at which plain bytes are compressed for the wire: about three times as fast as casync's.
 const WIRE_LEVEL: i32 = 1;
@@ -29,6 +33,8 @@ pub(crate) struct Serving {
     pub(crate) recent: Recent,
     holders: RwLock<Vec<Arc<dyn Holder>>>,
     layouts: RwLock<BTreeMap<IndexId, Arc<Layout>>>,
+    slots: Arc<Slots>,
+    upload: Option<RateLimit>,
     /// Bytes of chunks that left.
     pub(crate) sent: AtomicU64,
     /// Chunks that did not verify when they were to leave.
@@ -36,9 +42,11 @@ pub(crate) struct Serving {
 }
 
 impl Serving {
-    pub(crate) fn new(recent: usize) -> Self {
+    pub(crate) fn new(recent: usize, limits: &Limits) -> Self {
         Self {
             recent: Recent::new(recent),
+            slots: Arc::new(Slots::new(limits.slots())),
+            upload: limits.upload.map(RateLimit::new),
             holders: RwLock::default(),
             layouts: RwLock::default(),
             sent: AtomicU64::new(0),
@@ -58,6 +66,18 @@ impl Serving {
         *holders = stay;
         let gone: Vec<Arc<dyn Holder>> = gone;
         gone.iter().map(|holder| holder.name()).collect()
+    }
+
+    /// What a neighbour with this serial number asks for.
+    pub(crate) fn wants(&self, serial: u64) -> Arc<Wants> {
+        Arc::new(Wants { queue: Mutex::default(), work: Notify::new(), serial, slots: self.slots.clone() })
+    }
+
+    /// Waits until so many bytes may leave.
+    pub(crate) async fn may_leave(&self, bytes: usize) {
+        if let Some(upload) = &self.upload {
+            upload.pass(bytes as u64).await;
+        }
     }
 
     /// Answers for positions of this index.
@@ -84,10 +104,11 @@ impl Serving {
             .collect()
     }
 
-    /// Some index and position of a chunk.
-    pub(crate) fn place(&self, id: &ChunkId) -> Option<(IndexId, Position)> {
+    /// A position of a chunk in some index for which `asked` holds.
+    pub(crate) fn place(&self, id: &ChunkId, asked: impl Fn(&IndexId) -> bool) -> Option<(IndexId, Position)> {
         let layouts = self.layouts.read().unwrap_or_else(PoisonError::into_inner);
-        layouts.iter().find_map(|(index, layout)| Some((*index, layout.position(id)?)))
+        let mut layouts = layouts.iter().filter(|(index, _)| asked(index));
+        layouts.find_map(|(index, layout)| Some((*index, layout.position(id)?)))
     }
 
     fn layout(&self, index: &IndexId) -> Option<Arc<Layout>> {
@@ -147,11 +168,12 @@ fn squeeze(found: Encoded) -> Encoded {
     }
 }
 
-/// What one neighbour asked for and has not got yet.
-#[derive(Default)]
+/// What one neighbour asked for and has not got yet. It holds an upload slot while there is anything.
 pub(crate) struct Wants {
     queue: Mutex<VecDeque<Want>>,
     work: Notify,
+    serial: u64,
+    slots: Arc<Slots>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -164,10 +186,12 @@ struct Want {
 }
 
 impl Wants {
-    /// Queues positions. Those that do not fit are answered `Absent` with a time to ask again.
+    /// Queues positions. Those that do not fit, and all while there is no slot, are answered `Absent` with a time to ask
+    /// again.
     pub(crate) fn push(&self, index: IndexId, positions: &[Position], plain: bool, sender: &SessionSender) {
         let mut queue = self.lock();
-        let room = QUEUED_WANTS.saturating_sub(queue.len()).min(positions.len());
+        let slot = self.slots.take(self.serial, Instant::now());
+        let room = if slot { QUEUED_WANTS.saturating_sub(queue.len()).min(positions.len()) } else { 0 };
         let (fit, rest) = positions.split_at(room);
         queue.extend(fit.iter().map(|&position| Want { index, position, plain, by_id: false }));
         drop(queue);
@@ -201,15 +225,47 @@ impl Wants {
     async fn next(&self) -> Want {
         loop {
             let work = self.work.notified();
-            if let Some(want) = self.lock().pop_front() {
-                return want;
+            {
+                let mut queue = self.lock();
+                if let Some(want) = queue.pop_front() {
+                    return want;
+                }
+                // Under the lock, so that nothing is queued without a slot.
+                self.slots.give_up(self.serial);
             }
             work.await;
         }
     }
 
+    /// Where another has the slot now, what was asked for is to be asked for again, except by id, which nobody can be told
+    /// to ask for later.
+    fn make_way(&self, sender: &SessionSender) {
+        if self.slots.has(self.serial) {
+            return;
+        }
+        let mut postponed: BTreeMap<IndexId, Vec<Position>> = BTreeMap::new();
+        let mut queue = self.lock();
+        for want in queue.iter().filter(|want| !want.by_id) {
+            postponed.entry(want.index).or_default().push(want.position);
+        }
+        queue.retain(|want| want.by_id);
+        drop(queue);
+        for (index, positions) in postponed {
+            for part in positions.chunks(WANT_POSITIONS) {
+                let busy = Message::Absent { index, positions: part.to_vec(), retry_ms: BUSY_MS };
+                let _ = sender.send(&busy);
+            }
+        }
+    }
+
     fn lock(&self) -> MutexGuard<'_, VecDeque<Want>> {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Wants {
+    fn drop(&mut self) {
+        self.slots.give_up(self.serial);
     }
 }
 
@@ -227,6 +283,7 @@ pub(crate) async fn serve(wants: Arc<Wants>, sender: SessionSender, serving: Arc
         let sent = match found {
             Some(found) => {
                 let length = found.bytes.len() as u32;
+                serving.may_leave(found.bytes.len()).await;
                 serving.sent.fetch_add(u64::from(length), Ordering::Relaxed);
                 let message = match chunk.filter(|_| by_id) {
                     Some(chunk) => Message::ChunkById { chunk, encoding: found.encoding, length },
@@ -242,6 +299,7 @@ pub(crate) async fn serve(wants: Arc<Wants>, sender: SessionSender, serving: Arc
         if sent.is_err() {
             return;
         }
+        wants.make_way(&sender);
     }
 }
 

@@ -1,4 +1,5 @@
-//! A session with a neighbour: one TCP connection with TLS, both sides proven, `Hello` exchanged.
+//! A session with a neighbour: one TCP connection with TLS, both sides proven, also as members of the network where it
+//! has a key, `Hello` exchanged.
 //!
 //! It carries messages and decides nothing: what they mean is the hub's and `proto`'s business.
 
@@ -12,17 +13,20 @@ use proto::limits::MESSAGE_BYTES;
 use proto::message::Hello;
 use proto::{Message, NodeId};
 use rustls::pki_types::ServerName;
-use tokio::io::{AsyncWriteExt, BufReader, ReadHalf};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, BufReader, ReadHalf};
 use tokio::net::TcpStream;
 use tokio_rustls::{TlsAcceptor, TlsConnector, TlsStream};
 
 pub use super::outbox::{STALL, SendError, SessionSender};
 
 use super::address;
+use super::admission::Admission;
 use super::connected::Connected;
 use super::frame::{FrameError, FrameReader};
+use super::membership::{EXPORTER, Membership, PROOF_BYTES, Side};
 use super::outbox::{self, Shared};
 use super::tls::{TlsConfigs, node_of};
+use crate::background;
 
 /// How long everything up to the other side's `Hello` may take.
 pub const OPENING: Duration = Duration::from_secs(5);
@@ -99,6 +103,15 @@ pub enum SessionError {
         /// The other side.
         addr: SocketAddr,
     },
+    /// Another machine has our key.
+    #[error(
+        "{addr}: has the key of this node itself, so neither can talk to the other: one of them runs with a copy of the \
+         other's state directory; remove node.key there and start it again"
+    )]
+    Twin {
+        /// The other side.
+        addr: SocketAddr,
+    },
     /// There is a session with that node already.
     #[error("{addr}: is node {node}, with which there is a session already")]
     Connected {
@@ -106,6 +119,18 @@ pub enum SessionError {
         addr: SocketAddr,
         /// Who it is.
         node: NodeId,
+    },
+    /// This node does not talk to that one.
+    #[error("{addr}: not allowed by this node's --allow-peer and --deny-peer, or no private address")]
+    NotAdmitted {
+        /// The other side.
+        addr: SocketAddr,
+    },
+    /// The other side does not have this network's key.
+    #[error("{addr}: does not have this node's network key")]
+    NotMember {
+        /// The other side.
+        addr: SocketAddr,
     },
     /// The other side speaks another version.
     #[error("{addr}: speaks protocol version {theirs}, this node {ours}")]
@@ -162,12 +187,33 @@ pub struct SessionConfig {
     pub stall: Duration,
     /// The nodes that need no second session: one that turns out to be among them is not opened.
     pub connected: Connected,
+    /// The network that the other side has to prove to belong to.
+    pub membership: Membership,
+    /// With whom this node talks.
+    pub admission: Arc<Admission>,
+    /// Whether packets are marked as less than best effort.
+    pub background: bool,
 }
 
 impl SessionConfig {
-    /// The usual settings.
+    /// The usual settings: the open network that the hello names.
     pub fn new(tls: TlsConfigs, hello: Hello) -> Self {
-        Self { tls, hello, stall: STALL, connected: Connected::default() }
+        let membership = Membership::from(hello.network.as_str());
+        Self {
+            tls,
+            hello,
+            stall: STALL,
+            connected: Connected::default(),
+            membership,
+            admission: Arc::default(),
+            background: false,
+        }
+    }
+
+    /// The same in a network that may have a key.
+    pub fn of(self, membership: Membership) -> Self {
+        let tls = if membership.is_open() { self.tls } else { self.tls.keyed() };
+        Self { tls, membership, ..self }
     }
 }
 
@@ -177,9 +223,12 @@ pub async fn connect(
     expected: Option<NodeId>,
     config: &SessionConfig,
 ) -> Result<Session, SessionError> {
+    if !config.admission.admits_dial(addr) {
+        return Err(SessionError::NotAdmitted { addr });
+    }
     let opened = tokio::time::timeout(OPENING, async {
         let tcp = TcpStream::connect(addr).await.map_err(|source| SessionError::Connect { addr, source })?;
-        prepare(&tcp);
+        prepare(&tcp, config.background);
         let name = ServerName::IpAddress(addr.ip().into());
         let mut tls = TlsConnector::from(config.tls.client.clone())
             .connect(name, BufReader::with_capacity(READ_BYTES, tcp))
@@ -198,7 +247,7 @@ pub async fn accept(tcp: TcpStream, config: &SessionConfig) -> Result<Session, S
     let addr = tcp.peer_addr().map_err(|e| lost(SocketAddr::from(([0, 0, 0, 0], 0)), &e))?;
     let addr = address::canonical(addr);
     let opened = tokio::time::timeout(OPENING, async {
-        prepare(&tcp);
+        prepare(&tcp, config.background);
         let mut tls = TlsAcceptor::from(config.tls.server.clone())
             .accept(BufReader::with_capacity(READ_BYTES, tcp))
             .await
@@ -244,11 +293,16 @@ async fn open(
         return Err(SessionError::WrongNode { addr, expected, found: remote });
     }
     if remote == config.tls.node {
-        return Err(SessionError::Itself { addr });
+        let own = address::is_own(addr.ip());
+        return Err(if own { SessionError::Itself { addr } } else { SessionError::Twin { addr } });
     }
     if matches!(stream, TlsStream::Client(_)) && config.connected.contains(&remote) {
         return Err(SessionError::Connected { addr, node: remote });
     }
+    if !config.admission.admits(remote, addr.ip()) {
+        return Err(SessionError::NotAdmitted { addr });
+    }
+    prove(&mut stream, addr, remote, config).await?;
 
     let ours = Message::Hello(config.hello.clone());
     let ours = proto::codec::encode(&ours).map_err(|e| malformed(addr, &e))?;
@@ -275,6 +329,41 @@ async fn open(
     })
 }
 
+/// In a network with a key, both sides prove that they have it, before anything else is said.
+async fn prove(
+    stream: &mut Stream,
+    addr: SocketAddr,
+    remote: NodeId,
+    config: &SessionConfig,
+) -> Result<(), SessionError> {
+    if config.membership.is_open() {
+        return Ok(());
+    }
+    let us = config.tls.node;
+    let (side, dialler, acceptor) = match stream {
+        TlsStream::Client(_) => (Side::Dialler, us, remote),
+        TlsStream::Server(_) => (Side::Acceptor, remote, us),
+    };
+    let exporter = [0; 32];
+    let exporter = match stream {
+        TlsStream::Client(tls) => tls.get_ref().1.export_keying_material(exporter, EXPORTER, None),
+        TlsStream::Server(tls) => tls.get_ref().1.export_keying_material(exporter, EXPORTER, None),
+    };
+    let exporter = exporter.map_err(|e| SessionError::Handshake { addr, reason: e.to_string() })?;
+    let ours = config.membership.proof(side, &exporter, dialler, acceptor).unwrap_or_default();
+    let mut theirs = [0; PROOF_BYTES];
+    let exchanged = async {
+        stream.write_all(&ours).await?;
+        stream.flush().await?;
+        stream.read_exact(&mut theirs).await
+    };
+    exchanged.await.map_err(|e| lost(addr, &e))?;
+    match config.membership.proves(&theirs, side.other(), &exporter, dialler, acceptor) {
+        true => Ok(()),
+        false => Err(SessionError::NotMember { addr }),
+    }
+}
+
 fn check(addr: SocketAddr, theirs: &Hello, ours: &Hello) -> Result<(), SessionError> {
     if theirs.version != ours.version {
         return Err(SessionError::Version { addr, theirs: theirs.version, ours: ours.version });
@@ -287,12 +376,15 @@ fn check(addr: SocketAddr, theirs: &Hello, ours: &Hello) -> Result<(), SessionEr
 }
 
 /// Sets what makes small messages fast and dead neighbours noticed. Without any of it the session still works.
-fn prepare(tcp: &TcpStream) {
+fn prepare(tcp: &TcpStream, background: bool) {
     let keepalive = socket2::TcpKeepalive::new()
         .with_time(Duration::from_secs(15))
         .with_interval(Duration::from_secs(5))
         .with_retries(3);
     let socket = socket2::SockRef::from(tcp);
+    if background {
+        background::mark(&socket);
+    }
     let set = [
         socket.set_tcp_nodelay(true),
         socket.set_tcp_keepalive(&keepalive),
@@ -305,7 +397,14 @@ fn prepare(tcp: &TcpStream) {
 }
 
 fn handshake(addr: SocketAddr, error: &io::Error) -> SessionError {
-    SessionError::Handshake { addr, reason: error.to_string() }
+    use rustls::{AlertDescription, Error};
+    let reason = match error.get_ref().and_then(|inner| inner.downcast_ref::<Error>()) {
+        Some(Error::NoApplicationProtocol | Error::AlertReceived(AlertDescription::NoApplicationProtocol)) => {
+            "one of the two speaks another protocol version, or has a network key where the other has none".to_owned()
+        }
+        _ => error.to_string(),
+    };
+    SessionError::Handshake { addr, reason }
 }
 
 fn malformed(addr: SocketAddr, reason: &dyn std::fmt::Display) -> SessionError {

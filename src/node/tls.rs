@@ -17,15 +17,20 @@ use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, Distinguishe
 
 use super::identity::{Identity, node_id_of};
 
-/// Sessions of another protocol version end in the handshake.
+/// Sessions of another protocol version end in the handshake, and those between a node with a network key and one
+/// without. It keeps nobody out; what does is [`super::membership`].
 const ALPN: &[u8] = b"caswarm/1";
+const ALPN_KEYED: &[u8] = b"caswarm/1+key";
 
 /// The certificate and settings of one node, for sessions that it opens and that it accepts. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct TlsConfigs {
-    pub(crate) client: Arc<ClientConfig>,
-    pub(crate) server: Arc<ServerConfig>,
-    pub(crate) node: NodeId,
+    /// For sessions that it opens.
+    pub client: Arc<ClientConfig>,
+    /// For sessions that it accepts.
+    pub server: Arc<ServerConfig>,
+    /// The node that they prove.
+    pub node: NodeId,
 }
 
 /// The certificate could not be made.
@@ -63,6 +68,13 @@ impl TlsConfigs {
         server.send_tls13_tickets = 0;
 
         Ok(Self { client: Arc::new(client), server: Arc::new(server), node: identity.node_id() })
+    }
+
+    /// The same for a network with a key.
+    pub fn keyed(mut self) -> Self {
+        Arc::make_mut(&mut self.client).alpn_protocols = vec![ALPN_KEYED.to_vec()];
+        Arc::make_mut(&mut self.server).alpn_protocols = vec![ALPN_KEYED.to_vec()];
+        self
     }
 }
 

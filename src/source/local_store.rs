@@ -6,6 +6,8 @@
 //! the same for one chunk as for all. Until then a power failure may leave a chunk absent, empty (which counts as
 //! absent) or, on some file systems, damaged, which its digest finds out. So whoever writes an index syncs first.
 
+mod files;
+
 use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
@@ -20,6 +22,7 @@ use rustix::io::Errno;
 
 use super::{ChunkSource, MAX_CHUNK_FILE, SourceError, chunk_path, compressed_suffix, detect, random};
 use crate::chunk::{Chunk, Encoded, Encoding};
+pub use files::{FileKind, StoreFile, StoreLock};
 
 /// An open chunk store directory. Cheap to clone; all clones are one store. The methods block.
 #[derive(Clone)]
@@ -158,36 +161,20 @@ impl LocalStore {
     /// # Errors
     /// `Io` when the store itself cannot be listed.
     pub fn ids(&self) -> Result<impl Iterator<Item = Result<ChunkId, SourceError>> + use<>, SourceError> {
-        let path = &self.inner.path;
-        let mut directories = Vec::new();
-        for entry in std::fs::read_dir(path).map_err(|error| SourceError::io(path, error))? {
-            let name = entry.map_err(|error| SourceError::io(path, error))?.file_name();
-            if let Some(name) = name.to_str().filter(|name| name.len() == 4 && is_hex(name)) {
-                directories.push(name.to_owned());
-            }
-        }
-        directories.sort_unstable();
         let store = self.clone();
-        Ok(directories.into_iter().flat_map(move |name| store.ids_in(&name)))
+        Ok(self.directories()?.into_iter().flat_map(move |directory| store.ids_in(&directory)))
     }
 
     fn ids_in(&self, directory: &str) -> Vec<Result<ChunkId, SourceError>> {
-        let path = self.inner.path.join(directory);
-        let entries = match std::fs::read_dir(&path) {
-            Ok(entries) => entries,
-            Err(error) => return vec![Err(SourceError::io(path, error))],
+        let files = match self.files(directory) {
+            Ok(files) => files,
+            Err(error) => return vec![Err(error)],
         };
-        let mut ids = Vec::new();
-        for entry in entries.flatten() {
-            let name = entry.file_name();
-            let Some(name) = name.to_str() else { continue };
-            let stem = name.strip_suffix(self.inner.suffix.as_str()).unwrap_or(name);
-            let link = entry.file_type().is_ok_and(|kind| kind.is_symlink());
-            if let (false, true, Ok(id)) = (link, stem.starts_with(directory), stem.parse()) {
-                ids.push(id);
-            }
-        }
-        ids.sort_unstable();
+        let chunk = |file: StoreFile| match file.kind {
+            FileKind::Chunk { id, .. } => Some(id),
+            FileKind::Temporary => None,
+        };
+        let mut ids: Vec<ChunkId> = files.into_iter().filter_map(chunk).collect();
         ids.dedup();
         ids.into_iter().map(Ok).collect()
     }

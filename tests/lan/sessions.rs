@@ -158,11 +158,11 @@ async fn answers(session: &mut Session) -> bool {
     false
 }
 
-fn address(lan: &Lan, host: usize) -> SocketAddr {
+pub(super) fn address(lan: &Lan, host: usize) -> SocketAddr {
     SocketAddr::new(lan.address(host).parse().unwrap(), 7748)
 }
 
-fn config(identity: &Identity) -> SessionConfig {
+pub(super) fn config(identity: &Identity) -> SessionConfig {
     let hello = Hello {
         version: proto::VERSION,
         network: String::new(),
@@ -174,6 +174,6 @@ fn config(identity: &Identity) -> SessionConfig {
     SessionConfig::new(TlsConfigs::new(identity).unwrap(), hello)
 }
 
-fn block_on<T>(work: impl Future<Output = T>) -> T {
+pub(super) fn block_on<T>(work: impl Future<Output = T>) -> T {
     tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(work)
 }

@@ -157,6 +157,11 @@ impl Lan {
         Process::spawn(self.caswarm(host).args(arguments))
     }
 
+    /// Starts another program on a host.
+    pub fn run(&self, host: usize, command: &Command) -> Process {
+        Process::spawn(&mut self.inside(&format!("h{host}"), command))
+    }
+
     /// Does something on a host from a thread of this process: sockets that it opens, and threads that it starts, are
     /// the host's.
     pub fn on<T: Send>(&self, host: usize, work: impl FnOnce() -> T + Send) -> T {
@@ -235,6 +240,19 @@ impl Lan {
     /// Undoes every cut of a host, and its part in a split.
     pub fn heal(&self, host: usize) {
         self.tc("sw", &format!("qdisc del dev p{host} clsact\n"));
+    }
+
+    /// Gives a host another address.
+    pub fn add_address(&self, host: usize, address: &str) {
+        self.ip(&format!("h{host}"), &format!("addr add {address} dev eth0\n"));
+    }
+
+    /// Packets that a host has sent so far, of whatever kind.
+    pub fn sent_packets(&self, host: usize) -> u64 {
+        let namespace = self.ns(&format!("h{host}"));
+        let shown = output(Command::new("ip").args(["-s", "-j", "-n", &namespace, "link", "show", "dev", "eth0"]));
+        let links: serde_json::Value = serde_json::from_str(&shown).unwrap();
+        links[0]["stats64"]["tx"]["packets"].as_u64().unwrap_or_else(|| panic!("no counter in {shown}"))
     }
 
     /// Bytes that the origin has sent into its link so far, headers included.

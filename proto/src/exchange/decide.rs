@@ -73,10 +73,11 @@ impl Exchange {
         if self.askable.is_empty() || self.in_flight >= self.config.budget {
             return;
         }
+        let mut owed: u64 = self.peers.values().map(Peer::owes).sum();
         let mut asks: BTreeMap<NodeId, Vec<Position>> = BTreeMap::new();
         let mut reach = self.within_reach(now);
         let mut refilled = false;
-        while self.in_flight < self.config.budget && !reach.is_empty() {
+        while self.in_flight < self.config.budget && owed < self.config.peers_budget && !reach.is_empty() {
             let Some(position) = self.picks.next(&reach) else {
                 if refilled {
                     break;
@@ -87,7 +88,7 @@ impl Exchange {
             };
             match self.best_holder(position, &[], now) {
                 Some(peer) => {
-                    self.ask(position, peer, now);
+                    owed += self.ask(position, peer, now);
                     reach.remove(position);
                     asks.entry(peer).or_default().push(position);
                 }
@@ -132,7 +133,8 @@ impl Exchange {
             .map(|(id, _)| *id)
     }
 
-    fn ask(&mut self, position: Position, peer: NodeId, now: Time) {
+    /// Notes the request; the bytes expected.
+    fn ask(&mut self, position: Position, peer: NodeId, now: Time) -> u64 {
         let bytes = self.estimate(position);
         if let Some(known) = self.peers.get_mut(&peer) {
             known.ask(position, bytes, now);
@@ -145,6 +147,7 @@ impl Exchange {
             self.in_flight += bytes;
         }
         asked.peers.push(peer);
+        bytes
     }
 
     fn ask_origin(&mut self, now: Time) {

@@ -258,6 +258,11 @@ impl Peer {
         window.clamp(LEAST_WINDOW, MOST_WINDOW).saturating_sub(self.outstanding_bytes)
     }
 
+    /// Bytes that it was asked for and has not sent.
+    pub(super) fn owes(&self) -> u64 {
+        self.outstanding_bytes
+    }
+
     /// Seconds until `bytes` more would be here.
     pub(super) fn wait_for(&self, bytes: u64) -> f64 {
         (self.outstanding_bytes + bytes) as f64 / self.rate.unwrap_or(UNKNOWN_RATE).max(1.0)

@@ -3,14 +3,20 @@
 use std::num::NonZeroUsize;
 use std::time::Duration;
 
+use futures::future::{BoxFuture, Either};
+use futures::{AsyncRead, AsyncWrite};
 use libp2p::connection_limits::{self, ConnectionLimits};
+use libp2p::core::muxing::StreamMuxerBox;
+use libp2p::core::upgrade::Version;
 use libp2p::kad::store::{MemoryStore, MemoryStoreConfig};
 use libp2p::kad::{self, Mode, StoreInserts};
+use libp2p::pnet::{PnetConfig, PnetError, PnetOutput, PreSharedKey};
 use libp2p::swarm::NetworkBehaviour;
-use libp2p::{StreamProtocol, Swarm, identify, noise, ping, tcp, yamux};
-use sha2::{Digest, Sha256};
+use libp2p::{Swarm, Transport, identify, noise, ping, tcp, yamux};
 
+use super::gate::Gate;
 use super::{DhtConfig, DhtError};
+use crate::background;
 
 /// How long a provider record lives without being renewed.
 const RECORD_TTL: Duration = Duration::from_secs(15 * 60);
@@ -22,14 +28,18 @@ const RENEWAL: Duration = Duration::from_secs(5 * 60);
 const QUERY: Duration = Duration::from_secs(10);
 
 /// Indexes kept for others, and nodes kept of each.
-const KEYS: usize = 2048;
+pub(super) const KEYS: usize = 2048;
 const PROVIDERS_PER_KEY: usize = 32;
 
 /// Connections of all kinds.
 const CONNECTIONS: u32 = 128;
 
+/// How long a connection may take to come up.
+const OPENING: Duration = Duration::from_secs(10);
+
 #[derive(NetworkBehaviour)]
 pub(super) struct Behaviour {
+    gate: Gate,
     limits: connection_limits::Behaviour,
     pub(super) kad: kad::Behaviour<MemoryStore>,
     identify: identify::Behaviour,
@@ -39,15 +49,41 @@ pub(super) struct Behaviour {
 /// A swarm that does not listen yet.
 pub(super) fn swarm(config: &DhtConfig) -> Result<Swarm<Behaviour>, DhtError> {
     let setup = |e: &dyn std::fmt::Display| DhtError::Setup(e.to_string());
-    let swarm = libp2p::SwarmBuilder::with_existing_identity(config.identity.keypair().clone())
-        .with_tokio()
-        .with_tcp(tcp::Config::default().nodelay(true), noise::Config::new, yamux::Config::default)
-        .map_err(|e| setup(&e))?
-        .with_behaviour(|_| behaviour(config))
-        .map_err(|e| setup(&e))?
-        .with_swarm_config(|swarm| swarm.with_idle_connection_timeout(Duration::from_secs(30)))
-        .build();
-    Ok(swarm)
+    let noise = noise::Config::new(config.identity.keypair()).map_err(|e| setup(&e))?;
+    let transport = tcp::tokio::Transport::new(tcp::Config::default().nodelay(true))
+        .map({
+            let background = config.background;
+            move |stream, _| {
+                if background {
+                    background::mark(&socket2::SockRef::from(&stream.0));
+                }
+                stream
+            }
+        })
+        .and_then(closed_off(config.network.pre_shared_key()))
+        .upgrade(Version::V1Lazy)
+        .authenticate(noise)
+        .multiplex(yamux::Config::default())
+        .timeout(OPENING)
+        .map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer)))
+        .boxed();
+    let swarm = libp2p::swarm::Config::with_tokio_executor().with_idle_connection_timeout(Duration::from_secs(30));
+    Ok(Swarm::new(transport, behaviour(config), config.identity.peer_id(), swarm))
+}
+
+/// In a network with a key, everything goes through a cipher that needs the key, from the first byte: whoever does not
+/// have it learns nothing and is understood by nobody.
+fn closed_off<S: AsyncRead + AsyncWrite + Send + Unpin + 'static, P>(
+    key: Option<PreSharedKey>,
+) -> impl FnOnce(S, P) -> BoxFuture<'static, Result<Either<PnetOutput<S>, S>, PnetError>> + Clone {
+    move |stream, _| {
+        Box::pin(async move {
+            match key {
+                Some(key) => Ok(Either::Left(PnetConfig::new(key).handshake(stream).await?)),
+                None => Ok(Either::Right(stream)),
+            }
+        })
+    }
 }
 
 fn behaviour(config: &DhtConfig) -> Behaviour {
@@ -65,7 +101,7 @@ fn behaviour(config: &DhtConfig) -> Behaviour {
         max_providers_per_key: PROVIDERS_PER_KEY,
         max_provided_keys: KEYS,
     };
-    let mut kad = kad::Config::new(kad_protocol(&config.network));
+    let mut kad = kad::Config::new(config.network.kad_protocol());
     kad.set_query_timeout(QUERY)
         .set_record_filtering(StoreInserts::FilterBoth)
         .set_provider_record_ttl(Some(RECORD_TTL))
@@ -81,19 +117,10 @@ fn behaviour(config: &DhtConfig) -> Behaviour {
         .with_agent_version(agent)
         .with_cache_size(0);
     Behaviour {
+        gate: Gate::new(config.admission.clone()),
         limits: connection_limits::Behaviour::new(limits),
         kad,
         identify: identify::Behaviour::new(identify),
         ping: ping::Behaviour::new(ping::Config::new().with_interval(Duration::from_secs(30))),
     }
-}
-
-/// The default network has the plain name; others have their own, so that they never mix.
-pub(super) fn kad_protocol(network: &str) -> StreamProtocol {
-    let plain = StreamProtocol::new("/caswarm/kad/1.0.0");
-    if network.is_empty() {
-        return plain;
-    }
-    let name = hex::encode(&Sha256::digest(network)[..8]);
-    StreamProtocol::try_from_owned(format!("/caswarm/{name}/kad/1.0.0")).unwrap_or(plain)
 }

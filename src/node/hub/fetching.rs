@@ -74,7 +74,12 @@ impl Hub {
         let lengths: Arc<[u32]> = (0..layout.count()).map(|position| layout.length(position)).collect();
         let held = assembly.held().into_positions();
         let known = held.len();
-        let usual = Config { patience: self.config.patience, origin_requests: ORIGIN_REQUESTS, ..Config::default() };
+        let usual = Config {
+            patience: self.config.patience,
+            origin_requests: ORIGIN_REQUESTS,
+            peers_budget: self.config.limits.ahead(),
+            ..Config::default()
+        };
         let config = match (self.config.lan, !origins.is_empty()) {
             (true, origin) => Config { origin, grace: MEETING.saturating_sub(now), ..usual },
             (false, true) => Config { grace: Duration::ZERO, absent_patience: Duration::ZERO, ..usual },

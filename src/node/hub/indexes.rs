@@ -101,7 +101,7 @@ impl Hub {
             neighbour.send(&Message::NoIndex { index });
             return;
         };
-        let sender = neighbour.sender.clone();
+        let (sender, serving) = (neighbour.sender.clone(), self.serving.clone());
         tokio::spawn(async move {
             let _permit = permit;
             let total = bytes.len() as u64;
@@ -109,6 +109,7 @@ impl Hub {
                 let part = bytes.slice(offset..bytes.len().min(offset + INDEX_PART_BYTES));
                 let length = part.len() as u32;
                 let message = Message::IndexPart { index, total, offset: offset as u64, length };
+                serving.may_leave(part.len()).await;
                 if sender.send_chunk(message, part).await.is_err() {
                     return;
                 }
@@ -130,6 +131,9 @@ impl Hub {
         gathering.total = total;
         gathering.bytes.extend_from_slice(part);
         if (gathering.bytes.len() as u64) < total {
+            if let Some(race) = self.locals.get_mut(&index).and_then(|local| local.race.as_mut()) {
+                race.machine.progressed(from, part.len() as u64);
+            }
             return;
         }
         let Some(gathering) = self.gathering.remove(&(from, index)) else { return };

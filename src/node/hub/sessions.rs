@@ -29,6 +29,9 @@ const CANDIDATES: usize = 8192;
 const BANNED: usize = 4096;
 /// Bytes of chunks that wait to be sent on one session.
 const QUEUED_BYTES: usize = 1 << 20;
+/// Bytes of bitmaps kept of one neighbour for indexes that this node does not take part in: a hundred times what those of
+/// whole images are. For the others, the index bounds them.
+const FOREIGN_HOLDINGS: usize = 256 << 10;
 /// Dials at a time.
 const DIALS: usize = 16;
 /// The node with the higher id gives the other this long to dial.
@@ -93,6 +96,13 @@ impl Neighbour {
         }
     }
 
+    /// Whether another bitmap of an index that this node does not take part in may be kept in place of the one there is.
+    pub(super) fn has_room_for(&self, index: &IndexId, holdings: &Holdings, ours: impl Fn(&IndexId) -> bool) -> bool {
+        let others = self.rosters.iter().filter(|(id, _)| *id != index && !ours(id));
+        let kept: usize = others.filter_map(|(_, roster)| roster.holdings.as_ref()).map(Holdings::bytes).sum();
+        kept + holdings.bytes() <= FOREIGN_HOLDINGS
+    }
+
     /// The neighbour's word on one index, within the number of exchanges allowed.
     pub(super) fn roster(&mut self, index: IndexId) -> Option<&mut Roster> {
         if !self.rosters.contains_key(&index) && self.rosters.len() >= EXCHANGES_PER_PEER {
@@ -135,7 +145,7 @@ impl Hub {
 
     /// A node that may be dialled at these addresses.
     pub(super) fn candidate(&mut self, node: NodeId, mut addresses: Vec<SocketAddr>, after: Duration) {
-        addresses.retain(|addr| addr.port() != 0);
+        addresses.retain(|addr| self.config.admission.admits_dial(*addr));
         if node == self.me || self.banned.contains(&node) || addresses.is_empty() {
             return;
         }
@@ -254,11 +264,14 @@ impl Hub {
         }
         self.serial += 1;
         let serial = self.serial;
-        let (events, unseen) = (self.events.clone(), self.unseen.clone());
+        let (events, unseen, download) = (self.events.clone(), self.unseen.clone(), self.download.clone());
         let reading = tokio::spawn(async move {
             let reason = loop {
                 match reader.next().await {
                     Ok(Some((message, payload))) => {
+                        if let Some(download) = download.as_ref().filter(|_| !payload.is_empty()) {
+                            download.pass(payload.len() as u64).await;
+                        }
                         let bytes = payload.len().min(UNSEEN_BYTES) as u32;
                         let room = match bytes {
                             0 => None,
@@ -276,7 +289,7 @@ impl Hub {
             let _ = events.send(Event::Ended { from: remote, serial, reason }).await;
         });
         sender.limit_chunks(QUEUED_BYTES);
-        let wants = Arc::new(Wants::default());
+        let wants = self.serving.wants(serial);
         let serving = tokio::spawn(serve(wants.clone(), sender.clone(), self.serving.clone()));
         let now = Instant::now();
         tracing::info!(node = ?remote, addr = %remote_addr, agent = hello.agent, "session");

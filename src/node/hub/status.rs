@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use serde::Serialize;
 
 use super::Hub;
-use crate::node::discovery::{self, Tag};
+use crate::node::discovery::Tag;
 
 /// A node's state. The JSON of `caswarm status --json` has these names.
 #[derive(Debug, Clone, Serialize, serde::Deserialize)]
@@ -17,7 +17,7 @@ pub struct Status {
     pub version: String,
     /// The network's name; empty = the default one.
     pub network: String,
-    /// Whether anybody on the LAN may join.
+    /// Whether anybody on the LAN may join; false where a network key is needed.
     pub open: bool,
     /// The port for sessions.
     pub port: u16,
@@ -75,8 +75,8 @@ impl Hub {
         Status {
             peer_id: peer(self.me),
             version: env!("CARGO_PKG_VERSION").into(),
-            network: self.config.network.clone(),
-            open: true,
+            network: self.config.network.name().to_owned(),
+            open: self.config.network.is_open(),
             port: self.session_config.hello.session_port,
             uptime: self.now().as_secs_f64(),
             sent: self.serving.sent.load(Ordering::Relaxed),
@@ -112,7 +112,7 @@ impl Hub {
     /// Lets mDNS tell what this node has now.
     pub(super) fn update_discovery(&mut self) {
         let held = self.locals.values().map(|local| local.holds().positions().len()).sum();
-        let tags: Vec<Tag> = self.locals.keys().map(|index| discovery::tag(&self.config.network, index)).collect();
+        let tags: Vec<Tag> = self.locals.keys().map(|index| self.config.network.tag(self.me, index)).collect();
         let now = (held, tags.len());
         if self.announced != Some(now) {
             self.announced = Some(now);

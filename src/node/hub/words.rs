@@ -69,8 +69,12 @@ impl Hub {
                 }
             }
             Message::Want { index, positions, plain } => {
-                if let Some(neighbour) = self.neighbours.get(&from).filter(|_| self.config.share) {
-                    neighbour.wants.push(index, &positions, plain, &neighbour.sender);
+                if let Some(neighbour) = self.neighbours.get(&from) {
+                    // Chunks leave only for those who take part.
+                    match self.config.share && neighbour.rosters.contains_key(&index) {
+                        true => neighbour.wants.push(index, &positions, plain, &neighbour.sender),
+                        false => neighbour.send(&Message::Absent { index, positions, retry_ms: 0 }),
+                    }
                 }
             }
             Message::Cancel { index, positions } => {
@@ -92,7 +96,8 @@ impl Hub {
             Message::NoIndex { index } => self.no_index(from, index),
             Message::GetChunk { chunk } => {
                 if let Some(neighbour) = self.neighbours.get(&from) {
-                    match self.serving.place(&chunk).filter(|_| self.config.share) {
+                    let joined = |index: &IndexId| self.config.share && neighbour.rosters.contains_key(index);
+                    match self.serving.place(&chunk, joined) {
                         Some((index, position)) => neighbour.wants.push_by_id(index, position, &neighbour.sender),
                         None => neighbour.send(&Message::NoChunk { chunk }),
                     }
@@ -136,22 +141,30 @@ impl Hub {
         }
     }
 
-    fn has(&mut self, from: NodeId, index: IndexId, holdings: Holdings, more: bool) {
+    fn has(&mut self, from: NodeId, index: IndexId, mut holdings: Holdings, more: bool) {
         let now = self.now();
         let Some(neighbour) = self.neighbours.get_mut(&from) else { return };
         // Holdings of an index nobody joined mean nothing.
-        let Some(roster) = neighbour.rosters.get_mut(&index) else { return };
+        let Some(roster) = neighbour.rosters.get(&index) else { return };
+        let count = |index: &IndexId| self.locals.get(index).and_then(|local| Some(local.layout.as_ref()?.count()));
+        if let Some(count) = count(&index) {
+            holdings.keep_below(count);
+        }
+        let all = match &roster.holdings {
+            Some(known) if more => Some(Holdings::from(known.positions() | holdings.positions())),
+            None if more => None,
+            _ => Some(holdings.clone()),
+        };
+        let all = all.filter(|all| {
+            count(&index).is_some() || neighbour.has_room_for(&index, all, |index| count(index).is_some())
+        });
         match self.locals.get_mut(&index).and_then(|local| local.fetching.as_mut()) {
             Some(fetching) if more => fetching.exchange.have_more(from, &holdings, now),
             Some(fetching) => fetching.exchange.have(from, &holdings, now),
             None => {}
         }
-        if more {
-            if let Some(known) = &mut roster.holdings {
-                *known = Holdings::from(known.positions() | holdings.positions());
-            }
-        } else {
-            roster.holdings = Some(holdings);
+        if let Some((all, roster)) = all.zip(neighbour.rosters.get_mut(&index)) {
+            roster.holdings = Some(all);
         }
     }
 }
