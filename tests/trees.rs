@@ -3,10 +3,13 @@
 
 mod disks;
 mod extract;
+mod fat;
 mod grow;
 mod hostile;
 mod look;
 mod make;
+mod scenarios;
+mod seeds;
 mod swarm;
 
 use std::path::{Path, PathBuf};

@@ -43,6 +43,10 @@ pub struct Report {
     pub corrupt: Vec<Blame>,
     /// Files and directories of a tree that were written, `null` for an image.
     pub entries: Option<u64>,
+    /// Bytes of a tree in blocks that are shared with seeds, `null` for an image.
+    pub shared: Option<u64>,
+    /// Files of a tree that are hard links to files of seeds, `null` for an image.
+    pub linked: Option<u64>,
     /// Metadata of a tree that the target cannot have, `null` for an image.
     pub complaints_total: Option<u64>,
     /// The first hundred of them: where and what.
@@ -100,6 +104,8 @@ impl Report {
             corrupt_total: progress.corrupt(),
             corrupt: progress.blames(),
             entries: None,
+            shared: None,
+            linked: None,
             complaints_total: None,
             complaints: Vec::new(),
             seconds: (seconds * 1000.0).round() / 1000.0,
@@ -111,6 +117,8 @@ impl Report {
 impl Report {
     pub(super) fn with_tree(mut self, unpacked: Unpacked) -> Self {
         self.entries = Some(unpacked.entries);
+        self.shared = Some(unpacked.shared);
+        self.linked = Some(unpacked.linked);
         self.complaints_total = Some(unpacked.complaints_total);
         self.complaints = unpacked.complaints;
         self
@@ -145,6 +153,12 @@ impl fmt::Display for Report {
         write!(f, "  from: {}", if parts.is_empty() { "nothing to do".to_owned() } else { parts.join(", ") })?;
         if let Some(entries) = self.entries {
             write!(f, "\n  {entries} files and directories")?;
+            if let Some(linked) = self.linked.filter(|linked| *linked > 0) {
+                write!(f, ", {linked} of them links to files of seeds")?;
+            }
+            if let Some(shared) = self.shared.filter(|shared| *shared > 0) {
+                write!(f, ", {} shared with seeds", Bytes(shared))?;
+            }
         }
         if self.duplicates > 0 {
             write!(f, "\n  {} chunks came twice", self.duplicates)?;

@@ -169,7 +169,8 @@ fn an_interrupted_extraction_is_completed_by_the_next() {
     let place = grown(49, 400);
     let original = fs::read(place.path("x.catar")).unwrap();
     let mut random = crate::support::data::Random::new(1);
-    for input in ["x.catar", "x.caidx"] {
+    let web = crate::extract::web::Web::serve(place.0.path());
+    for input in ["x.catar", "x.caidx", &web.url("x.caidx")] {
         for round in 0..6 {
             let mut command = caswarm(&place.path("state"));
             command.args(["extract", "--no-lan", input, "out"]).current_dir(place.0.path());
@@ -179,6 +180,7 @@ fn an_interrupted_extraction_is_completed_by_the_next() {
         }
         extract(&place, &[input, "out"]).ok();
         assert!(archive(&place, "out") == original, "{input}");
+        assert!(leftovers(place.0.path()).is_empty(), "{input}");
         fs::remove_dir_all(place.path("out")).unwrap();
     }
 }

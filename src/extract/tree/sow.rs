@@ -17,7 +17,7 @@ use crate::chunk::{Chunk, name_many};
 use crate::extract::sources::read_index;
 use crate::format::chunk_sizes::ChunkSizes;
 use crate::format::features;
-use crate::format::index::Index;
+use crate::format::index::{Index, IndexChunk};
 use crate::format::layout::Layout;
 use crate::make::cutter::Cutter;
 use crate::source::seed::SeedName;
@@ -30,6 +30,9 @@ const BLOCK: usize = 2 << 20;
 
 /// How many chunks may not be what a seed's index says before it is believed no more.
 const MISTAKES: usize = 16;
+
+/// How many chunks of a seed are looked at although they are not wanted, to see whether its index says the truth.
+const SAMPLE: usize = 4;
 
 /// What is looked for in seeds, and what is done with it.
 pub(in crate::extract) struct Sowing<'a> {
@@ -70,13 +73,15 @@ impl Sowing<'_> {
         let whole = self.origins.is_some_and(|origins| origins.hardlink);
         if let Some(path) = seed.index.as_ref().filter(|_| !whole) {
             match read_index(path) {
-                Ok(index) if index.digest() == self.index.digest() => {
+                Ok(index) if index.digest() == self.index.digest() && index.flags & features::ALL != 0 => {
                     if self.by_index(&seed.file, &index)? {
                         return Ok(());
                     }
                     tracing::info!("{}: not of this tree as it is now; cutting it instead", path.display());
                 }
-                Ok(_) => tracing::warn!("{}: of another digest; cutting the seed instead", path.display()),
+                Ok(_) => {
+                    tracing::warn!("{}: of another digest, or no tree's; cutting the seed instead", path.display());
+                }
                 Err(reason) => tracing::warn!("{}: {reason}; cutting the seed instead", path.display()),
             }
         }
@@ -114,13 +119,15 @@ impl Sowing<'_> {
         let seed = self.origins.map(|origins| origins.seed());
         let longest = seed_index.sizes[2] as usize;
         let pool = Pool::new(BLOCK.max(longest));
+        let mut longer = false;
         let mistakes = self.with_takers(seed, |send| {
-            let mut rows = seed_index.chunks.iter().peekable();
+            let wanted = |place: usize, id: &ChunkId| place < SAMPLE || self.is_wanted(id);
+            let mut rows = seed_index.chunks.iter().enumerate().peekable();
             let mut offset = 0;
             while rows.peek().is_some() {
                 let start = offset;
                 let mut skip = 0;
-                while let Some(row) = rows.next_if(|row| !self.is_wanted(&row.id)) {
+                while let Some((_, row)) = rows.next_if(|(place, row)| !wanted(*place, &row.id)) {
                     skip += row.end - offset;
                     offset = row.end;
                 }
@@ -128,9 +135,8 @@ impl Sowing<'_> {
                 let mut block = pool.block();
                 let (mut ends, mut claims) = (Vec::new(), Vec::new());
                 let begin = start + skip;
-                while let Some(row) =
-                    rows.next_if(|row| self.is_wanted(&row.id) && (row.end - begin) as usize <= block.len())
-                {
+                let fits = |row: &IndexChunk| (row.end - begin) as usize <= block.len();
+                while let Some((_, row)) = rows.next_if(|(place, row)| wanted(*place, &row.id) && fits(row)) {
                     offset = row.end;
                     ends.push((row.end - begin) as usize);
                     claims.push(row.id);
@@ -145,12 +151,13 @@ impl Sowing<'_> {
                 let whole = ends.iter().take_while(|end| **end <= read);
                 let chunks = whole.map(|&end| bytes.slice(std::mem::replace(&mut before, end)..end)).collect();
                 if !send(Batch { offset: begin, chunks, claims }) || read < length {
-                    break;
+                    return Ok(());
                 }
             }
+            longer = archiver.skip(1)? > 0;
             Ok(())
         })?;
-        Ok(mistakes == 0)
+        Ok(mistakes == 0 && !longer)
     }
 
     fn archiver(&self, top: &Path, flags: u64) -> Result<Archiver, TreeError> {
