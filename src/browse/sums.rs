@@ -29,6 +29,9 @@ pub(super) enum Source {
     File(Content),
 }
 
+/// What belongs to digests that were sent off, whether it has one, and where they come from.
+type Batch<T> = (Vec<(T, bool)>, Receiver<Answer>);
+
 /// Digests to come, each with what belongs to it.
 pub(super) struct Sums<T> {
     to_workers: SyncSender<Job>,
@@ -36,7 +39,7 @@ pub(super) struct Sums<T> {
     digest: Digest,
     batch: Vec<(T, Option<Source>)>,
     bytes: u64,
-    waiting: VecDeque<(Vec<(T, bool)>, Receiver<Answer>)>,
+    waiting: VecDeque<Batch<T>>,
 }
 
 struct Job {

@@ -79,8 +79,8 @@ pub struct LanArgs {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     pub upload_slots: Option<u16>,
 
-    /// Let everything else on this machine and this network go first: packets are marked as lower effort, the processor
-    /// and the disks are used when others do not need them.
+    /// Let everything else on this machine and this network go first: what is sent to neighbours is marked as lower effort
+    /// (DSCP LE), the processor and the disks are used when others do not need them.
     #[arg(long)]
     pub background: bool,
 }

@@ -14,8 +14,9 @@ const SLOT_RATE: u64 = 128 << 10;
 /// How long what is asked of neighbours takes at the limit. More would make them look late.
 const AHEAD: Duration = Duration::from_millis(500);
 
-/// Bytes asked of neighbours at a time, however low the limit is: a chunk of the usual largest size.
-const LEAST_AHEAD: u64 = 256 << 10;
+/// Bytes asked of neighbours at a time, however low the limit is: a chunk of the usual size. With more, one that takes its
+/// turn would not be heard for so long that it seemed dead.
+const LEAST_AHEAD: u64 = 64 << 10;
 
 /// See the module. Rates are in bytes a second; `None` = no limit.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

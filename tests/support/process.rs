@@ -21,6 +21,9 @@ pub fn caswarm(state: &Path) -> Command {
     {
         command.env_remove(name);
     }
+    for name in ["CASWARM_BOOTSTRAP", "CASWARM_NETWORK_KEY"] {
+        command.env_remove(name);
+    }
     for name in ["RUST_LOG", "NOTIFY_SOCKET", "XDG_RUNTIME_DIR", "XDG_STATE_HOME", "STATE_DIRECTORY"] {
         command.env_remove(name);
     }

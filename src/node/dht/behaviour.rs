@@ -71,11 +71,13 @@ pub(super) fn swarm(config: &DhtConfig) -> Result<Swarm<Behaviour>, DhtError> {
     Ok(Swarm::new(transport, behaviour(config), config.identity.peer_id(), swarm))
 }
 
+type ClosedOff<S> = Result<Either<PnetOutput<S>, S>, PnetError>;
+
 /// In a network with a key, everything goes through a cipher that needs the key, from the first byte: whoever does not
 /// have it learns nothing and is understood by nobody.
 fn closed_off<S: AsyncRead + AsyncWrite + Send + Unpin + 'static, P>(
     key: Option<PreSharedKey>,
-) -> impl FnOnce(S, P) -> BoxFuture<'static, Result<Either<PnetOutput<S>, S>, PnetError>> + Clone {
+) -> impl FnOnce(S, P) -> BoxFuture<'static, ClosedOff<S>> + Clone {
     move |stream, _| {
         Box::pin(async move {
             match key {

@@ -147,15 +147,14 @@ impl Dht {
                 self.looked.entry(index).or_default().insert(level, others.len());
                 self.judge(index);
             }
-            Some(Asked::Search(mut search)) => {
-                if search.go_on() {
-                    self.ask(search);
-                } else {
-                    let rest = search.rest();
-                    self.found(search.index, rest);
-                }
-            }
+            Some(Asked::Search(search)) => self.go_on(search),
             None => {}
+        }
+    }
+
+    fn go_on(&mut self, mut search: Search) {
+        if search.go_on() {
+            self.ask(search);
         }
     }
 

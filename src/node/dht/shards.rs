@@ -123,16 +123,19 @@ pub(super) struct Search {
     /// Found in the shard that is being asked, and in all so far.
     here: BTreeSet<PeerId>,
     found: BTreeSet<PeerId>,
-    /// Found in a full shard, and not told.
-    withheld: Vec<PeerId>,
+    /// The last level whose shard was full.
+    full: Option<u8>,
+    /// There is little else: this shard's providers are told, although everybody finds it.
+    again: bool,
 }
 
 impl Search {
     /// Starts a search in a network of so many nodes. `draw` chooses the shards: each search takes others.
     pub(super) fn new(index: IndexId, nodes: f64, draw: u32) -> Self {
         let level = level_for(nodes);
-        let (here, found, withheld) = Default::default();
-        Self { index, draw, start: level, level, tried: BTreeSet::from([level]), here, found, withheld }
+        let (here, found) = Default::default();
+        let tried = BTreeSet::from([level]);
+        Self { index, draw, start: level, level, tried, here, found, full: None, again: false }
     }
 
     /// The key to ask for now.
@@ -144,25 +147,27 @@ impl Search {
     pub(super) fn take(&mut self, providers: impl IntoIterator<Item = PeerId>) -> Vec<PeerId> {
         let mut new: Vec<_> = providers.into_iter().filter(|peer| self.here.insert(*peer)).collect();
         new.retain(|peer| !self.found.contains(peer));
-        if self.here.len() >= FULL {
-            self.withheld.extend(new.split_off(new.len().min(SPARSE)));
+        if self.again {
+            new.truncate(ENOUGH.saturating_sub(self.found.len()));
+        } else if self.here.len() >= FULL {
+            new.truncate(SPARSE);
         }
         self.found.extend(new.iter().copied());
         new
     }
 
-    /// The search is over: what is to be told after all, since there is little else.
-    pub(super) fn rest(&mut self) -> Vec<PeerId> {
-        self.withheld.truncate(ENOUGH.saturating_sub(self.found.len()));
-        std::mem::take(&mut self.withheld)
-    }
-
     /// The shard was asked to the end: whether to go on in another, which [`Search::key`] tells then.
     pub(super) fn go_on(&mut self) -> bool {
+        if self.again {
+            return false;
+        }
         let full = self.here.len() >= FULL;
+        if full {
+            self.full = Some(self.level);
+        }
         let deeper = Some(self.level + 1).filter(|level| full && *level <= DEEPEST && !self.tried.contains(level));
         // Where a shard was full there is no lack, whatever the others have.
-        let enough = self.found.len() >= ENOUGH || !self.withheld.is_empty();
+        let enough = self.found.len() >= ENOUGH || self.full.is_some();
         let up = self.tried.first().and_then(|level| level.checked_sub(1));
         let below = Some(self.start + 1).filter(|level| *level <= DEEPEST && !self.tried.contains(level));
         let next = match deeper {
@@ -170,7 +175,10 @@ impl Search {
             None if enough => None,
             None => up.or(below),
         };
-        let Some(level) = next else { return false };
+        // Asked anew and not remembered: libp2p knows where providers are only while it asks.
+        let again = self.full.filter(|_| self.found.len() < ENOUGH);
+        self.again = next.is_none() && again.is_some();
+        let Some(level) = next.or(again) else { return false };
         self.level = level;
         self.tried.insert(level);
         self.here.clear();
@@ -229,7 +237,6 @@ mod tests {
             told.extend(search.take(there));
             steps += 1;
             if !search.go_on() {
-                told.extend(search.rest());
                 return (told, steps);
             }
         }
@@ -301,10 +308,15 @@ mod tests {
 
     #[test]
     fn of_a_full_shard_few_are_told() {
-        let mut search = Search::new(INDEX, 5.0, 0);
-        assert_eq!(search.take(peers(FULL)).len(), SPARSE);
-        assert!(search.go_on() && !search.go_on());
-        assert_eq!(search.rest().len(), ENOUGH - SPARSE, "unless there are no others");
+        let (mut search, peers_there) = (Search::new(INDEX, 5.0, 0), peers(FULL));
+        let first = search.take(peers_there.clone());
+        assert_eq!(first.len(), SPARSE);
+        assert!(search.go_on() && search.level == 1);
+        // Unless there are no others.
+        assert!(search.go_on() && search.level == 0);
+        let rest = search.take(peers_there);
+        assert!(rest.len() == ENOUGH - SPARSE && first.iter().all(|peer| !rest.contains(peer)));
+        assert!(!search.go_on());
         let mut search = Search::new(INDEX, 5.0, 0);
         assert_eq!(search.take(peers(10)).len(), 10);
         assert!(!search.go_on());
