@@ -157,7 +157,7 @@ pub fn translate(arguments: impl IntoIterator<Item = OsString>, verbose: bool) -
     let tree = is_about_trees(verb, words, &line.options);
     let archive = verb == "extract" && words.first().is_some_and(|word| word.as_bytes().ends_with(b".catar"));
     for (name, takes, fate, value) in &line.options {
-        if BOOLEANS.contains(name) && !value.to_str().is_some_and(|value| parse_boolean(value).is_ok()) {
+        if BOOLEANS.contains(name) && value.to_str().is_none_or(|value| parse_boolean(value).is_err()) {
             return Err(format!("--{name}={}: say yes or no", value.display()));
         }
         let passed = match fate {

@@ -173,7 +173,7 @@ impl Message {
             ARCHIVE_EOF => empty().map(|()| Self::ArchiveEof)?,
             GOODBYE => empty().map(|()| Self::Goodbye)?,
             REQUEST => {
-                length(body.len() >= 40 && (body.len() - 8) % 32 == 0, "a request is of whole ids")?;
+                length(body.len() >= 40 && (body.len() - 8).is_multiple_of(32), "a request is of whole ids")?;
                 length(word(&body) <= 1, "an unknown flag of a request")?;
                 let ids = body[8..].chunks_exact(32).map(id).collect();
                 Self::Request { high: word(&body) == 1, ids }
