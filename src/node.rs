@@ -24,6 +24,7 @@ mod recent;
 mod serve;
 pub mod session;
 pub mod tls;
+pub mod zone;
 
 use std::collections::BTreeMap;
 use std::io;
@@ -65,7 +66,7 @@ pub struct NodeConfig {
     pub state_dir: Option<PathBuf>,
     /// The network's name; nodes of others are not talked to.
     pub network: String,
-    /// The zone label; empty = the multicast segment.
+    /// The zone label; empty = the network of the machine's segment.
     pub zone: String,
     /// Where sessions are accepted; port 0 = any. `[::]` is every address of both families.
     pub listen: SocketAddr,
@@ -127,7 +128,8 @@ impl Node {
     ///
     /// # Errors
     /// When it cannot listen where it was told to.
-    pub async fn start(config: NodeConfig) -> Result<Self, StartError> {
+    pub async fn start(mut config: NodeConfig) -> Result<Self, StartError> {
+        config.zone = zone::zone_name(&config.zone);
         let tls = TlsConfigs::new(&config.identity)?;
         let ((events, receiver), (done, finished)) = Hub::channels();
         let listener = match config.lan {
