@@ -32,6 +32,7 @@ pub mod session;
 mod slots;
 pub mod tls;
 pub mod tree_holder;
+pub mod zone;
 
 use std::collections::BTreeMap;
 use std::io;
@@ -79,7 +80,7 @@ pub struct NodeConfig {
     pub network: Membership,
     /// With whom the node talks.
     pub admission: Arc<Admission>,
-    /// The zone label; empty = the multicast segment.
+    /// The zone label; empty = the network of the machine's segment.
     pub zone: String,
     /// Where sessions are accepted; port 0 = any. `[::]` is every address of both families.
     pub listen: SocketAddr,
@@ -145,7 +146,8 @@ impl Node {
     ///
     /// # Errors
     /// When it cannot listen where it was told to.
-    pub async fn start(config: NodeConfig) -> Result<Self, StartError> {
+    pub async fn start(mut config: NodeConfig) -> Result<Self, StartError> {
+        config.zone = zone::zone_name(&config.zone);
         let tls = TlsConfigs::new(&config.identity)?;
         let ((events, receiver), (done, finished)) = Hub::channels();
         let listener = match config.lan {

@@ -30,11 +30,15 @@
 
 mod cases;
 mod checks;
+mod file;
+mod fleets;
 mod liars;
 mod links;
 mod machine;
 mod misbehaviour;
 mod network;
 mod pace;
+mod report;
 mod rng;
 mod scenario;
+mod sessions;

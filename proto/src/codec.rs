@@ -6,7 +6,7 @@
 
 use bincode::Options;
 
-use crate::limits::{self, CLAIM_GROUPS, MESSAGE_BYTES, PAYLOAD_BYTES, TEXT_BYTES, WANT_POSITIONS};
+use crate::limits::{self, CLAIM_GROUPS, MESSAGE_BYTES, OTHERS, PAYLOAD_BYTES, PEERS, TEXT_BYTES, WANT_POSITIONS};
 use crate::message::{Hello, Message};
 
 /// Why bytes are not a message. The session that carried them has to be closed: frames cannot be found again.
@@ -77,6 +77,12 @@ fn check(message: &Message) -> Result<(), DecodeError> {
             within("positions", positions.len(), WANT_POSITIONS)
         }
         Message::Claim { groups, .. } => within("groups", groups.len(), CLAIM_GROUPS),
+        Message::HaveMore { started, .. } => within("started groups", started.len(), CLAIM_GROUPS),
+        Message::Others { zones, joined, left, .. } => {
+            within("zones", zones.len(), OTHERS)?;
+            within("nodes", joined.len() + left.len(), OTHERS)
+        }
+        Message::Peers { peers } => within("peers", peers.len(), PEERS),
         Message::IndexPart { total, offset, length, .. } => {
             within("index", usize::try_from(*total).unwrap_or(usize::MAX), limits::INDEX_BYTES as usize)?;
             within("index part", *length as usize, limits::INDEX_PART_BYTES)?;

@@ -1,11 +1,12 @@
-//! Who asks the origin for a position that nobody in the zone holds: rendezvous hashing over the zone's downloaders.
+//! Who asks the origin for a position that nobody holds: rendezvous hashing over zones, then over a zone's downloaders.
 //!
-//! Each node gives each group of neighbouring positions a score, a keyed hash of (node, group). The node with the
-//! highest score is the group's owner. A membership that changes moves only the groups of who came or left.
+//! Each group of neighbouring positions gives each node a score, a keyed hash of (node, group), and each zone one. The
+//! node with the highest score of its zone is the group's owner there: it brings the group into the zone, from the
+//! origin if its zone has the highest score of all, else from another zone. Who comes or leaves moves only its groups.
 
 use siphasher::sip::SipHasher13;
 
-use crate::{IndexId, NodeId, Position};
+use crate::{IndexId, NodeId, Position, ZoneId};
 
 /// Positions in a group. Neighbours stay together, so that holdings are runs and disks read in sequence.
 pub const GROUP: u32 = 16;
@@ -29,7 +30,15 @@ impl Election {
         Self { keyed: SipHasher13::new_with_key(&key) }
     }
 
-    /// The score of `node` for `group`. The highest asks the origin.
+    /// The score of `zone` for `group`. Of several zones, a node of the one with the highest asks the origin.
+    pub fn zone_score(&self, zone: ZoneId, group: u32) -> u64 {
+        let mut bytes = [0; 12];
+        bytes[..8].copy_from_slice(&zone.0.to_le_bytes());
+        bytes[8..].copy_from_slice(&group.to_le_bytes());
+        self.keyed.hash(&bytes)
+    }
+
+    /// The score of `node` for `group`. Within a zone, the highest brings it in.
     pub fn score(&self, node: &NodeId, group: u32) -> u64 {
         let mut bytes = [0; 36];
         bytes[..32].copy_from_slice(&node.0);

@@ -10,18 +10,25 @@
 //! - *postponed*: it may still turn up on this machine;
 //! - *missing*: none of these. It is *askable* while a peer that is not silent holds it.
 //!
-//! What nobody holds comes from the origin, fetched by the node that is elected for its group ([`crate::election`]).
+//! What nobody holds comes from the origin, fetched by the node that is elected for its group ([`crate::election`]). What
+//! only other zones hold is asked of them by the node that the own zone elected for it; the others wait for that one.
 //! A node that starts on a group says so (`Claim`), so that another, done with its own share, takes a different one; a
 //! node that makes no progress with its claims is suspect, and no longer a member of the election: rank 2 takes over.
 //!
 //! Not here: what is served to others and how fast; sessions; verification.
 
+mod announce;
+mod best;
 mod book;
+mod crossing;
 mod decide;
+mod hearsay;
 mod inputs;
+mod late;
 mod origin;
 mod peer;
 mod picks;
+mod roster;
 mod share;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -30,11 +37,16 @@ use std::time::Duration;
 
 use roaring::RoaringBitmap;
 
+use crate::bits::Bits;
 use crate::election::{Election, GROUP, group_of};
-use crate::{Holdings, IndexId, NodeId, Position, Time, limits};
+use crate::{Holdings, IndexId, Message, NodeId, Position, Time, ZoneId, limits};
+use announce::Audience;
+use crossing::Crossing;
+use hearsay::Sight;
 use origin::Origin;
 use peer::Peer;
 use picks::Picks;
+use roster::Roster;
 use share::Share;
 
 pub use origin::OriginAnswer;
@@ -57,12 +69,14 @@ pub enum Output {
     Cancel(NodeId, Vec<Position>),
     /// Fetch this chunk from the origin's stores; answer with [`Exchange::origin_answered`].
     AskOrigin(Position),
-    /// Send `HaveMore` to everyone in the exchange.
-    Announce(Holdings),
-    /// Send `Claim` to everyone in the exchange.
+    /// Send `HaveMore` to these, with groups that were heard to be started.
+    Announce(Vec<NodeId>, Holdings, Vec<u32>),
+    /// Send `Claim`, of what comes from the origin, to everyone in the exchange.
     Claim(Vec<u32>),
     /// Send `Origin` to everyone in the exchange.
     TellOrigin(bool),
+    /// Send this to these.
+    Tell(Vec<NodeId>, Message),
     /// End the session and do not accept that peer again.
     Ban(NodeId),
     /// Everything is held. Said once.
@@ -83,6 +97,8 @@ pub enum GiveUp {
 /// What the exchange is told once.
 #[derive(Debug, Clone)]
 pub struct Config {
+    /// The zone of this node.
+    pub zone: ZoneId,
     /// Whether there is an origin at all.
     pub origin: bool,
     /// Bytes asked for or being verified at a time.
@@ -102,6 +118,7 @@ pub struct Config {
 impl Default for Config {
     fn default() -> Self {
         Self {
+            zone: ZoneId::default(),
             origin: true,
             budget: 8 << 20,
             peers_budget: u64::MAX,
@@ -128,21 +145,38 @@ pub struct Stats {
 #[derive(Debug)]
 pub struct Exchange {
     me: NodeId,
+    index: IndexId,
     config: Config,
     lengths: Arc<[u32]>,
     held: RoaringBitmap,
     missing: RoaringBitmap,
-    askable: RoaringBitmap,
+    askable: Bits,
+    crossing: Crossing,
     postponed: RoaringBitmap,
     checking: BTreeMap<Position, u64>,
     asked: BTreeMap<Position, Asked>,
     peers: BTreeMap<NodeId, Peer>,
+    /// How many peers of the own zone hold each position, and how many of others; empty while there are none of these.
     available: Vec<u16>,
+    abroad: Vec<u16>,
     picks: Picks,
     share: Share,
     origin: Origin,
-    announce: RoaringBitmap,
-    announced_at: Time,
+    /// What is to be announced to the own zone, and to others.
+    audiences: [Audience; 2],
+    listening: [usize; 2],
+    roster: Roster,
+    sight: Sight,
+    /// There are nodes with which this one has no session.
+    bounded: bool,
+    /// Nobody who has room holds anything askable, nothing more is to be started on, as of the last look: until something
+    /// changes these need not be worked out again.
+    out_of_reach: bool,
+    nothing_to_start: bool,
+    /// Something happened since nothing was left to do.
+    changed: bool,
+    /// When the next peer is no longer busy.
+    busy_until: Option<Time>,
     in_flight: u64,
     ratio: f64,
     progress_at: Time,
@@ -181,20 +215,30 @@ impl Exchange {
         missing -= &held;
         Self {
             me,
+            index: *index,
             origin: Origin::new(config.origin, config.origin_requests, now + config.grace),
-            share: Share::new(me, Election::new(index), count.div_ceil(GROUP), unshared(&lengths)),
+            share: Share::new(me, config.zone, Election::new(index), count.div_ceil(GROUP), unshared(&lengths)),
+            crossing: Crossing::new(me, Election::new(index), count.div_ceil(GROUP)),
+            roster: Roster::new(config.zone, now),
+            sight: Sight::new(now + config.grace),
+            bounded: false,
+            out_of_reach: false,
+            nothing_to_start: false,
+            busy_until: None,
             picks: Picks::new(Election::new(index), me),
             available: vec![0; count as usize],
+            abroad: Vec::new(),
             lengths,
             held,
             missing,
-            askable: RoaringBitmap::new(),
+            askable: Bits::new(count),
             postponed: RoaringBitmap::new(),
             checking: BTreeMap::new(),
             asked: BTreeMap::new(),
             peers: BTreeMap::new(),
-            announce: RoaringBitmap::new(),
-            announced_at: now,
+            audiences: [Audience::new(now), Audience::new(now)],
+            listening: [0; 2],
+            changed: true,
             in_flight: 0,
             ratio: 0.5,
             progress_at: now,
@@ -213,13 +257,14 @@ impl Exchange {
     /// These may still turn up on this machine: they are not asked for until [`Exchange::want`] says so.
     pub fn postpone(&mut self, positions: &RoaringBitmap) {
         let positions = positions & &self.missing;
-        self.missing -= &positions;
-        self.askable -= &positions;
+        self.changed = true;
+        positions.iter().for_each(|position| self.not_missing(position));
         self.postponed |= positions;
     }
 
     /// These did not turn up on this machine. Without effect for positions that are not postponed.
     pub fn want(&mut self, positions: impl IntoIterator<Item = Position>, now: Time) {
+        self.changed = true;
         for position in positions {
             if self.postponed.remove(position) {
                 self.miss(position);
@@ -235,19 +280,22 @@ impl Exchange {
 
     /// The next thing to do; `None` until something happens or [`Exchange::poll_timeout`] is reached.
     pub fn poll(&mut self, now: Time) -> Option<Output> {
-        self.polled_at = now;
-        if self.out.is_empty() {
+        if self.out.is_empty() && (self.changed || self.poll_timeout().is_some_and(|(due, _)| now >= due)) {
+            self.polled_at = now;
             self.decide(now);
+            self.changed = !self.out.is_empty();
         }
+        self.polled_at = now;
         self.out.pop_front()
     }
 
     /// When to call [`Exchange::poll`] again at the latest, and which part wants it. `None` once complete.
     pub fn poll_timeout(&self) -> Option<(Time, &'static str)> {
-        let announce = (!self.announce.is_empty()).then(|| (self.announced_at + self.announce_interval(), "announce"));
+        let announce = self.announce_due().map(|at| (at, "announce"));
         let look = (!self.finished).then(|| (self.decided_at + decide::LOOK, "lateness"));
         let opens = self.origin.opens_at().filter(|at| !self.finished && *at > self.polled_at).map(|at| (at, "origin"));
-        [announce, look, opens].into_iter().flatten().min()
+        let busy = self.busy_until.filter(|_| !self.finished).map(|at| (at, "busy"));
+        [announce, look, opens, busy].into_iter().flatten().min()
     }
 
     /// What this node holds.
@@ -272,7 +320,26 @@ impl Exchange {
 
     /// Whether a peer that is not silent holds the position.
     pub fn available(&self, position: Position) -> bool {
+        self.near(position) || self.far(position)
+    }
+
+    fn near(&self, position: Position) -> bool {
         self.available.get(position as usize).is_some_and(|holders| *holders > 0)
+    }
+
+    fn far(&self, position: Position) -> bool {
+        self.abroad.get(position as usize).is_some_and(|holders| *holders > 0)
+    }
+
+    /// Whether there are nodes with which this one has no session, on purpose: then neighbours are told what is known of
+    /// others, and what these do is left to them for longer.
+    pub fn set_bounded(&mut self, bounded: bool) {
+        if self.bounded != bounded {
+            self.bounded = bounded;
+            self.crossing.set_bounded(bounded);
+            let peers: Vec<(NodeId, bool)> = self.peers.iter().map(|(id, peer)| (*id, peer.near)).collect();
+            peers.into_iter().filter(|_| bounded).for_each(|(id, near)| self.introduce(id, near));
+        }
     }
 
     /// Whether a peer takes part that still lacks chunks.

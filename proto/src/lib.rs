@@ -11,7 +11,9 @@
 //! - [`election`]: who asks the origin.
 //! - [`exchange`]: who is asked for what, and when to ask another.
 //! - [`index_race`]: how a node gets the index itself.
+//! - [`zone`] and [`neighbours`]: who is near, and with whom a node has sessions.
 
+mod bits;
 pub mod codec;
 pub mod election;
 pub mod exchange;
@@ -20,11 +22,15 @@ pub mod id;
 pub mod index_race;
 pub mod limits;
 pub mod message;
+pub mod neighbours;
+pub mod zone;
 
 pub use exchange::Exchange;
 pub use holdings::Holdings;
 pub use id::{ChunkId, IndexId, NodeId};
 pub use message::Message;
+pub use neighbours::Neighbours;
+pub use zone::ZoneId;
 
 /// A moment: the time since any fixed start, the same for all calls on one machine.
 pub type Time = std::time::Duration;
@@ -33,4 +39,4 @@ pub type Time = std::time::Duration;
 pub type Position = u32;
 
 /// The version of the protocol that this crate speaks. Nodes of different versions do not talk.
-pub const VERSION: u16 = 1;
+pub const VERSION: u16 = 2;

@@ -13,7 +13,7 @@ pub const SHARED_CHUNK_BYTES: u32 = 16 << 20;
 /// Positions in one `Want` or `Cancel`.
 pub const WANT_POSITIONS: usize = 64;
 
-/// Groups in one `Claim`.
+/// Groups in one `Claim`, and started groups in one `HaveMore`.
 pub const CLAIM_GROUPS: usize = 256;
 
 /// Positions of one index: 2^22 chunks are 256 GiB at the default chunk size.
@@ -33,3 +33,9 @@ pub const QUEUED_WANTS: usize = 4096;
 
 /// Bytes of a name, label or free text in a message.
 pub const TEXT_BYTES: usize = 255;
+
+/// Zones in one `Others`, and nodes in it.
+pub const OTHERS: usize = 256;
+
+/// Nodes in one `Peers`.
+pub const PEERS: usize = 32;

@@ -1,9 +1,11 @@
 //! Everything one peer may say to another. [`crate::codec`] knows the bytes; `SPEC.md` says what each message asks of
 //! the other side.
 
+use std::net::SocketAddr;
+
 use serde::{Deserialize, Serialize};
 
-use crate::{ChunkId, Holdings, IndexId, Position};
+use crate::{ChunkId, Holdings, IndexId, NodeId, Position, ZoneId};
 
 /// One message. Some are followed by a payload, raw bytes of the length that [`Message::payload`] tells.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -30,13 +32,18 @@ pub enum Message {
         index: IndexId,
         /// The additional positions.
         holdings: Holdings,
+        /// Groups that somebody has started to fetch from the origin, as far as the sender heard: only where there are
+        /// nodes with which the receiver may have no session.
+        started: Vec<u32>,
     },
-    /// The sender is now fetching what is missing of these groups from the origin.
+    /// The sender is now bringing what is missing of these groups into its zone, from the origin or from another zone.
     Claim {
         /// Which index.
         index: IndexId,
         /// Ordinals of groups of [`crate::election::GROUP`] positions.
         groups: Vec<u32>,
+        /// From the origin; else from another zone.
+        origin: bool,
     },
     /// Whether the sender can reach the origin. Without word of it, it can.
     Origin {
@@ -136,6 +143,33 @@ pub enum Message {
         /// Why, for the other side's log.
         reason: String,
     },
+    /// Who else takes part, as far as the sender knows.
+    Others {
+        /// Which index.
+        index: IndexId,
+        /// Zones with nodes that download.
+        zones: Vec<ZoneId>,
+        /// Nodes of the sender's zone that download.
+        joined: Vec<NodeId>,
+        /// Nodes of the sender's zone that are gone.
+        left: Vec<NodeId>,
+    },
+    /// Nodes with which the sender has sessions, to be dialled by who looks for neighbours.
+    Peers {
+        /// Some of them.
+        peers: Vec<PeerAddress>,
+    },
+}
+
+/// Where a node accepts sessions, as somebody else saw it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PeerAddress {
+    /// Who.
+    pub node: NodeId,
+    /// In which zone.
+    pub zone: ZoneId,
+    /// Where.
+    pub address: SocketAddr,
 }
 
 /// What a node says of itself first. Sessions between different networks end here.
@@ -145,7 +179,7 @@ pub struct Hello {
     pub version: u16,
     /// The network's name; empty for the default one.
     pub network: String,
-    /// The sender's zone label; empty = the zone is the multicast segment.
+    /// The name of the sender's zone: a label, or the network prefix of its segment.
     pub zone: String,
     /// The TCP port on which the sender accepts sessions; 0 = it does not.
     pub session_port: u16,

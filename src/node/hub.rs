@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use proto::exchange::Source;
-use proto::{Holdings, IndexId, Message, NodeId, Position, Time};
+use proto::{Holdings, IndexId, Message, Neighbours, NodeId, Position, Time, ZoneId};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::time::Instant;
 
@@ -137,6 +137,8 @@ pub(crate) struct Hub {
     events: mpsc::Sender<Event>,
     done: mpsc::UnboundedSender<Done>,
     neighbours: BTreeMap<NodeId, Neighbour>,
+    /// Who of the many is to be a neighbour.
+    choice: Neighbours,
     dials: Dials,
     banned: BTreeSet<NodeId>,
     locals: BTreeMap<IndexId, Local>,
@@ -201,8 +203,12 @@ impl Hub {
         events: mpsc::Sender<Event>,
         done: mpsc::UnboundedSender<Done>,
     ) -> Self {
+        let me = config.identity.node_id();
+        // The key is random, and nobody else's.
+        let seed = me.0.iter().fold(0u64, |seed, byte| seed.rotate_left(7) ^ u64::from(*byte));
         Self {
-            me: config.identity.node_id(),
+            me,
+            choice: Neighbours::new(me, ZoneId::of(&config.zone), seed),
             started: Instant::now(),
             session_config,
             doors,

@@ -17,7 +17,7 @@ impl Network {
     pub(super) fn holdings_told(&self, at: usize) -> Option<Holdings> {
         let machine = &self.machines[at];
         match machine.spec.kind {
-            Kind::Honest => Some(Holdings::from(machine.announced.clone())),
+            Kind::Honest => machine.exchange.as_ref().map(|exchange| Holdings::from(exchange.held().clone())),
             Kind::Claiming => Some(Holdings::new()),
             Kind::Restless => None,
             _ => Some(Holdings::all(self.setup.chunks as u32)),
@@ -29,13 +29,12 @@ impl Network {
         match self.machines[at].spec.kind {
             Kind::Claiming => {
                 let groups = (0..(self.setup.chunks as u32).div_ceil(16).min(256)).collect();
-                self.say(at, peer, Message::Claim { index: INDEX, groups });
+                self.say(at, peer, Message::Claim { index: INDEX, groups, origin: true });
             }
-            Kind::Talking | Kind::Repeating => self.push(self.now + WORDS, Event::Talk(at, peer)),
+            Kind::Talking | Kind::Repeating => self.push(self.now + WORDS, Event::Talk(at as u32, peer as u32)),
             Kind::Restless => {
-                self.push(self.now + STAY, Event::Closed(at, peer));
-                self.push(self.now + STAY, Event::Closed(peer, at));
-                self.push(self.now + STAY * 11 / 10, Event::Session(at, peer));
+                self.end_session(at, peer, self.now + STAY, false);
+                self.push(self.now + STAY * 11 / 10, Event::Session(at as u32, peer as u32));
             }
             _ => {}
         }
@@ -43,21 +42,22 @@ impl Network {
 
     /// A liar says something that nobody asked for.
     pub(super) fn talk(&mut self, at: usize, peer: usize) {
-        if !self.machines[at].open.contains(&peer) || self.machines[peer].gone {
+        if !self.machines[at].sessions.contains_key(&peer) || self.machines[peer].gone {
             return;
         }
         if self.machines[at].spec.kind == Kind::Repeating {
             self.wanted(at, peer, &[0]);
         } else {
-            self.say(at, peer, Message::HaveMore { index: INDEX, holdings: Holdings::all(self.setup.chunks as u32) });
+            let holdings = Holdings::all(self.setup.chunks as u32);
+            self.say(at, peer, Message::HaveMore { index: INDEX, holdings, started: Vec::new() });
         }
-        self.push(self.now + WORDS, Event::Talk(at, peer));
+        self.push(self.now + WORDS, Event::Talk(at as u32, peer as u32));
     }
 
     /// A peer asks for chunks.
     pub(super) fn wanted(&mut self, at: usize, peer: usize, positions: &[Position]) {
         let kind = self.machines[at].spec.kind;
-        let queue = self.machines[at].queues.entry(peer).or_default();
+        let Some(session) = self.machines[at].sessions.get_mut(&peer) else { return };
         match kind {
             Kind::Silent | Kind::Claiming | Kind::Talking | Kind::Restless => return,
             Kind::Denying => {
@@ -68,8 +68,8 @@ impl Network {
                 let positions = positions.to_vec();
                 return self.say(at, peer, Message::Absent { index: INDEX, positions, retry_ms: 300 });
             }
-            Kind::Repeating => queue.extend(positions.iter().map(|_| 0)),
-            Kind::Honest | Kind::Garbage => queue.extend(positions),
+            Kind::Repeating => session.queue.extend(positions.iter().map(|_| 0)),
+            Kind::Honest | Kind::Garbage => session.queue.extend(positions),
         }
         self.send_next(at);
     }

@@ -1,41 +1,122 @@
-//! The links: when bytes that are sent now, by a neighbour or the origin, are where they were sent.
+//! The links: a machine's own up and down, its rack's to the others, the origin's. Each takes bytes in order of arrival,
+//! at its rate, and passes them on as they come: a free link of the same rate adds nothing.
 
 use std::time::Duration;
 
 use proto::exchange::OriginAnswer;
 use proto::{Position, Time};
 
+use super::machine::Cut;
 use super::network::{Event, Network};
 
+/// A link of some rate.
+#[derive(Debug, Clone)]
+pub struct Link {
+    /// Bytes a second.
+    rate: f64,
+    /// When the last byte so far is through.
+    free: Time,
+    /// Bytes that went through.
+    pub bytes: u64,
+}
+
+/// A rack: its uplink, each way.
+#[derive(Debug, Clone)]
+pub struct Rack {
+    pub to: Link,
+    pub from: Link,
+}
+
+/// Where a chunk is on its way; what is after it is still to come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Hop {
+    OutOfRack,
+    IntoRack,
+    ToMachine,
+    There,
+}
+
+impl Link {
+    pub fn new(rate: f64) -> Self {
+        Self { rate, free: Duration::ZERO, bytes: 0 }
+    }
+
+    pub fn takes(&self, bytes: u32) -> Duration {
+        if self.rate.is_finite() { Duration::from_secs_f64(f64::from(bytes) / self.rate) } else { Duration::ZERO }
+    }
+
+    /// When bytes of which the last comes in now are through.
+    pub fn pass(&mut self, bytes: u32, now: Time) -> Time {
+        self.bytes += u64::from(bytes);
+        self.free = now.max(self.free + self.takes(bytes));
+        self.free
+    }
+}
+
 impl Network {
-    /// When bytes that would be here at `in_full` are, given what is on its way already.
-    pub(super) fn onto_downlink(&mut self, to: usize, bytes: u32, in_full: Time) -> Time {
-        let machine = &mut self.machines[to];
-        let took = Duration::from_secs_f64(f64::from(bytes) / machine.spec.down);
-        machine.down_free = in_full.max(machine.down_free + took);
-        machine.down_free
+    /// The first hop between two machines after the sender's own link.
+    pub(super) fn first_hop(&self, from: usize, to: usize) -> Hop {
+        let same = self.machines[from].spec.rack == self.machines[to].spec.rack;
+        if same { Hop::ToMachine } else { Hop::OutOfRack }
+    }
+
+    /// How long a message takes between two machines, apart from its bytes.
+    pub(super) fn latency(&self, from: usize, to: usize) -> Duration {
+        let same = self.machines[from].spec.rack == self.machines[to].spec.rack;
+        if same { self.setup.latency } else { self.setup.rack_latency }
+    }
+
+    /// Passes a chunk through the links from this hop on. `None`: it is there now; else the hop at which it is at that time.
+    pub(super) fn pass(&mut self, from: Option<usize>, to: usize, bytes: u32, mut hop: Hop) -> Option<(Time, Hop)> {
+        loop {
+            let rack = self.machines[to].spec.rack;
+            let (through, next) = match hop {
+                Hop::OutOfRack => {
+                    let rack = from.map_or(rack, |from| self.machines[from].spec.rack);
+                    (self.racks[rack].from.pass(bytes, self.now), Hop::IntoRack)
+                }
+                Hop::IntoRack => (self.racks[rack].to.pass(bytes, self.now), Hop::ToMachine),
+                Hop::ToMachine => (self.machines[to].down.pass(bytes, self.now), Hop::There),
+                Hop::There => return None,
+            };
+            if through > self.now {
+                return Some((through, next));
+            }
+            hop = next;
+        }
     }
 
     pub(super) fn ask_origin(&mut self, at: usize, position: Position) {
         let delay = self.setup.origin_delay;
         let down = |time: Time| self.setup.origin_down.is_some_and(|(from, to)| time >= from && time < to);
-        let reaches = self.machines[at].spec.origin;
+        let cut = |time: Time| self.machines[at].cut_until(time, &[Cut::Internet, Cut::All]).is_some();
+        let reaches = self.machines[at].spec.origin && !cut(self.now);
         let length = self.stored[position as usize];
-        let took = Duration::from_secs_f64(f64::from(length) / self.setup.origin_rate);
-        let begins = self.origin_free.max(self.now + delay);
-        if !reaches || down(self.now + delay) || down(begins + took) {
+        let begins = self.origin.free.max(self.now + delay);
+        let sent = begins + self.origin.takes(length);
+        if !reaches || down(self.now + delay) || down(sent) || cut(sent) {
             let answer = OriginAnswer::Unavailable;
-            let event = Event::FromOrigin { to: at, position, answer };
+            let event = Event::FromOrigin { to: at as u32, position, answer };
             return self.push(self.now + delay * 2 + Duration::from_millis(1), event);
         }
         if !self.fetched.insert(position) {
             self.outcome.repeated.push((self.now, at, position));
         }
-        self.origin_free = begins + took;
-        self.outcome.origin_bytes += u64::from(length);
-        let arrives = self.onto_downlink(at, length, begins + took + delay);
+        self.origin.free = sent;
+        self.origin.bytes += u64::from(length);
         let first_byte = (begins + delay).saturating_sub(self.now);
-        let answer = OriginAnswer::Bytes { bytes: u64::from(length), first_byte };
-        self.push(arrives, Event::FromOrigin { to: at, position, answer });
+        let event = Event::OriginHop { to: at as u32, position, first_byte, hop: Hop::IntoRack };
+        self.push(sent + delay, event);
+    }
+
+    pub(super) fn origin_hop(&mut self, to: usize, position: Position, first_byte: Duration, hop: Hop) {
+        let length = self.stored[position as usize];
+        let event = match self.pass(None, to, length, hop) {
+            Some((at, hop)) => return self.push(at, Event::OriginHop { to: to as u32, position, first_byte, hop }),
+            None => OriginAnswer::Bytes { bytes: u64::from(length), first_byte },
+        };
+        self.machines[to].fetched += u64::from(length);
+        self.outcome.data_bytes += u64::from(length);
+        self.origin_answered(to, position, event);
     }
 }

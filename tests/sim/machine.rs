@@ -3,9 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
-use proto::exchange::{Config, Exchange};
-use proto::{NodeId, Position, Time};
+use proto::exchange::{Exchange, Output};
+use proto::{Message, Neighbours, NodeId, Position, Time, ZoneId};
 use roaring::RoaringBitmap;
+
+use super::links::Link;
 
 /// A machine as the scenario describes it.
 #[derive(Debug, Clone)]
@@ -14,6 +16,8 @@ pub struct Spec {
     pub up: f64,
     /// Bytes a second that reach it.
     pub down: f64,
+    /// The rack it is in.
+    pub rack: usize,
     /// When it starts.
     pub start: Time,
     /// What it has from the start.
@@ -26,8 +30,24 @@ pub struct Spec {
     pub lan: bool,
     /// It stands still between these moments, with its sessions open (`SIGSTOP`, `SIGCONT`).
     pub stopped: Option<(Time, Time)>,
-    /// Its sessions end at this moment, for good.
+    /// It is cut off from this between these moments; sessions stay open as long as nobody misses an answer.
+    pub cut: Option<(Time, Time, Cut)>,
+    /// It ends at this moment, for good.
     pub vanishes: Option<Time>,
+    /// Its end is seen by nobody: it lost its power.
+    pub silently: bool,
+    /// It came in the place of another, while the run was on.
+    pub joined: bool,
+}
+
+/// What a machine is cut off from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cut {
+    Lan,
+    Internet,
+    All,
+    /// From those that are not cut off like it: the LAN is in two parts.
+    Split,
 }
 
 /// How a machine behaves.
@@ -57,13 +77,17 @@ impl Spec {
         Self {
             up,
             down,
+            rack: 0,
             start: Duration::ZERO,
             held: RoaringBitmap::new(),
             kind: Kind::Honest,
             origin: true,
             lan: true,
             stopped: None,
+            cut: None,
             vanishes: None,
+            silently: false,
+            joined: false,
         }
     }
 
@@ -73,18 +97,9 @@ impl Spec {
     }
 }
 
-/// A machine as it runs.
-#[derive(Debug)]
-pub struct Machine {
-    pub spec: Spec,
-    pub id: NodeId,
-    pub exchange: Option<Exchange>,
-    pub gone: bool,
-    pub finished: Option<Time>,
-    pub timer: Option<Time>,
-    /// Open sessions.
-    pub open: BTreeSet<usize>,
-    pub banned: BTreeSet<usize>,
+/// What the rules need to know of one machine's peers; not kept in large runs.
+#[derive(Debug, Default)]
+pub struct Watch {
     /// What each peer said that it holds, as far as it is known here.
     pub told: BTreeMap<usize, RoaringBitmap>,
     /// What was asked of each peer, neither answered nor cancelled.
@@ -92,36 +107,55 @@ pub struct Machine {
     pub origin_asked: BTreeSet<Position>,
     /// Until when each peer said that it is too busy.
     pub busy: BTreeMap<usize, Time>,
-    pub announced: RoaringBitmap,
-    /// What is to be sent to whom.
-    pub queues: BTreeMap<usize, VecDeque<Position>>,
+}
+
+/// One end of a session.
+#[derive(Debug, Default)]
+pub struct Session {
+    /// What is to be sent to the other end.
+    pub queue: VecDeque<Position>,
+    /// When the last message so far gets there.
+    pub last_delivery: Time,
+    /// Which of the sessions with that machine it is.
+    pub serial: u32,
+}
+
+/// A machine as it runs.
+pub struct Machine {
+    pub spec: Spec,
+    pub id: NodeId,
+    pub neighbours: Neighbours,
+    pub exchange: Option<Box<Exchange>>,
+    pub gone: bool,
+    pub finished: Option<Time>,
+    /// The time of the timer that counts, and of the neighbours' one.
+    pub timer: Option<Time>,
+    pub sessions: BTreeMap<usize, Session>,
+    pub banned: BTreeSet<usize>,
+    pub watch: Option<Box<Watch>>,
     pub served_last: usize,
     pub sending: bool,
-    /// When the last byte so far on its way here is in.
-    pub down_free: Time,
-    pub sent: u64,
+    pub down: Link,
+    pub fetched: u64,
 }
 
 impl Machine {
-    pub fn new(number: usize, spec: Spec) -> Self {
+    pub fn new(number: usize, spec: Spec, zone: ZoneId, seed: u64, watched: bool) -> Self {
+        let id = node_id(number);
         Self {
-            id: node_id(number),
+            id,
+            neighbours: Neighbours::new(id, zone, seed ^ number as u64),
             exchange: None,
             gone: false,
             finished: None,
             timer: None,
-            open: BTreeSet::new(),
+            sessions: BTreeMap::new(),
             banned: BTreeSet::new(),
-            told: BTreeMap::new(),
-            asked: BTreeMap::new(),
-            origin_asked: BTreeSet::new(),
-            busy: BTreeMap::new(),
-            announced: spec.held.clone(),
-            queues: BTreeMap::new(),
+            watch: watched.then(Box::default),
             served_last: 0,
             sending: false,
-            down_free: Duration::ZERO,
-            sent: 0,
+            down: Link::new(spec.down),
+            fetched: 0,
             spec,
         }
     }
@@ -131,28 +165,77 @@ impl Machine {
         self.spec.stopped.filter(|(from, to)| now >= *from && now < *to).map(|(_, to)| to)
     }
 
-    /// The next chunk to send: peers take turns, as their TCP connections would.
-    pub fn next_to_send(&mut self) -> Option<(usize, Position)> {
-        let after = self.queues.range(self.served_last + 1..).find(|(_, queue)| !queue.is_empty());
-        let turn = after.or_else(|| self.queues.iter().find(|(_, queue)| !queue.is_empty()));
-        let peer = *turn?.0;
-        self.served_last = peer;
-        let position = self.queues.get_mut(&peer)?.pop_front()?;
-        Some((peer, position))
+    /// Until when it is cut off like this.
+    pub fn cut_until(&self, now: Time, what: &[Cut]) -> Option<Time> {
+        self.spec.cut.filter(|(from, to, cut)| now >= *from && now < *to && what.contains(cut)).map(|(_, to, _)| to)
     }
 
-    /// What its exchange is told.
-    pub fn config(&self) -> Config {
-        Config { origin: true, patience: Duration::from_secs(120), ..Config::default() }
+    /// The next chunk to send: peers take turns, as their TCP connections would.
+    pub fn next_to_send(&mut self) -> Option<(usize, Position)> {
+        let after = self.sessions.range(self.served_last + 1..).find(|(_, session)| !session.queue.is_empty());
+        let turn = after.or_else(|| self.sessions.iter().find(|(_, session)| !session.queue.is_empty()));
+        let peer = *turn?.0;
+        self.served_last = peer;
+        let position = self.sessions.get_mut(&peer)?.queue.pop_front()?;
+        Some((peer, position))
     }
 }
 
-/// The name of the machine with this number: spread over the whole range, as keys are.
+/// The name of the machine with this number: spread over the whole range, as keys are; [`number_of`] reads it.
 pub fn node_id(number: usize) -> NodeId {
     let mut rng = super::rng::Rng::new(number as u64 + 1);
     let mut id = [0; 32];
     for part in id.chunks_mut(8) {
         part.copy_from_slice(&rng.next().to_le_bytes());
     }
+    id[20..24].copy_from_slice(&(number as u32).to_le_bytes());
     NodeId(id)
+}
+
+/// The number of the machine of this name.
+pub fn number_of(id: &NodeId) -> usize {
+    u32::from_le_bytes([id.0[20], id.0[21], id.0[22], id.0[23]]) as usize
+}
+
+impl Watch {
+    /// A peer says something.
+    pub fn hear(&mut self, from: usize, message: &Message, now: Time) {
+        match message {
+            Message::Have { holdings, .. } => {
+                self.told.insert(from, holdings.positions().clone());
+            }
+            Message::HaveMore { holdings, .. } => {
+                *self.told.entry(from).or_default() |= holdings.positions();
+            }
+            Message::Absent { positions, retry_ms, .. } => {
+                for position in positions {
+                    self.asked.get_mut(&from).map(|asked| asked.remove(position));
+                    if *retry_ms == 0 {
+                        self.told.get_mut(&from).map(|told| told.remove(*position));
+                    }
+                }
+                self.busy.insert(from, now + Duration::from_millis(u64::from(*retry_ms)));
+            }
+            _ => {}
+        }
+    }
+
+    /// The machine does something.
+    pub fn act(&mut self, output: &Output, now: Time) {
+        match output {
+            Output::Ask(id, positions) => {
+                let asked = self.asked.entry(number_of(id)).or_default();
+                asked.extend(positions.iter().map(|position| (*position, now)));
+            }
+            Output::Cancel(id, positions) => {
+                if let Some(asked) = self.asked.get_mut(&number_of(id)) {
+                    asked.retain(|position, _| !positions.contains(position));
+                }
+            }
+            Output::AskOrigin(position) => {
+                self.origin_asked.insert(*position);
+            }
+            _ => {}
+        }
+    }
 }

@@ -49,13 +49,16 @@ fn when_all_know_each_other_each_group_is_claimed_by_its_owner_until_somebody_is
     let outcome = run("all in order", setup);
     assert!(outcome.copies() < 1.0001, "{} copies", outcome.copies());
     let settled = Duration::from_millis(300);
-    let half = Duration::from_secs_f64(outcome.time / 2.0);
     let election = proto::election::Election::new(&super::network::INDEX);
-    let early: Vec<_> = outcome.claims.iter().filter(|(at, _, _)| *at > settled && *at < half).collect();
+    let owner =
+        |group: u32| (0..4).max_by_key(|number| election.score(&super::machine::node_id(*number), group)).unwrap();
+    let own =
+        |number: usize| outcome.claims.iter().filter(move |(_, by, group)| *by == number && owner(*group) == number);
+    let somebody_is_done = (0..4).filter_map(|number| own(number).map(|(at, ..)| *at).max()).min().unwrap();
+    let early: Vec<_> = outcome.claims.iter().filter(|(at, _, _)| *at > settled && *at <= somebody_is_done).collect();
     assert!(early.len() > 20, "{} claims", early.len());
     for (at, by, group) in early {
-        let score = |number: &usize| election.score(&super::machine::node_id(*number), *group);
-        let owner = (0..4).max_by_key(score).unwrap();
+        let owner = owner(*group);
         assert_eq!(owner, *by, "group {group} was claimed at {at:?} by another than its owner");
     }
 }

@@ -1,52 +1,108 @@
-//! The network itself: events in order of time, links that take bytes at their rate, the origin behind one link.
+//! The network itself: events in order of time, and what each machine's exchange makes of them.
 //!
-//! An uplink sends one chunk at a time, its peers taking turns; a downlink and the origin's link are queues in order of
-//! arrival. Other messages take their latency and their bytes' time, and pass what queues.
+//! A machine's own link sends one chunk at a time, its peers taking turns; behind it, a chunk passes the racks' links and
+//! the receiver's in order of arrival ([`super::links`]). Other messages take their latency and their bytes' time, and
+//! pass what queues.
 
-use std::collections::BTreeMap;
+use std::cmp::Ordering;
+use std::collections::BinaryHeap;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
 use proto::exchange::{Exchange, OriginAnswer, Output, Source};
-use proto::message::{Encoding, Join};
-use proto::{IndexId, Message, NodeId, Position, Time, codec};
+use proto::{IndexId, Message, NodeId, Position, Time, ZoneId, codec};
 use roaring::RoaringBitmap;
 
 use super::checks;
-use super::machine::{Kind, Machine};
+use super::links::{Hop, Link, Rack};
+use super::machine::{Kind, Machine, Spec, number_of};
 use super::rng::Rng;
-use super::scenario::{Outcome, Setup};
+use super::scenario::{Outcome, Setup, bound_of};
 
 pub const INDEX: IndexId = IndexId([7; 32]);
 
+/// What carries a message, beside its own bytes: a TLS record, and a part of a TCP/IP header.
+const OVERHEAD: usize = 60;
+
 #[derive(Debug, Clone)]
 pub enum Event {
-    Start(usize),
-    Session(usize, usize),
-    Closed(usize, usize),
-    Vanish(usize),
-    Deliver { from: usize, to: usize, message: Message },
-    Sent(usize),
-    FromOrigin { to: usize, position: Position, answer: OriginAnswer },
-    Verified { at: usize, position: Position, from: Source, right: bool },
-    Timer(usize),
-    Talk(usize, usize),
+    Start(u32),
+    /// Two machines hear of each other.
+    Learn(u32, u32),
+    /// Discovery says that a machine is gone.
+    Lost(u32, u32),
+    /// The first dialled the second.
+    Session(u32, u32),
+    Closed {
+        at: u32,
+        peer: u32,
+        serial: u32,
+        gone: bool,
+    },
+    Vanish(u32),
+    /// A machine was cut off, or stopped, for longer than sessions live.
+    Deaf(u32),
+    Churn,
+    Say {
+        from: u32,
+        to: u32,
+        serial: u32,
+        message: Rc<Message>,
+    },
+    Sent(u32),
+    Chunk {
+        from: u32,
+        to: u32,
+        serial: u32,
+        position: Position,
+        hop: Hop,
+    },
+    OriginHop {
+        to: u32,
+        position: Position,
+        first_byte: Duration,
+        hop: Hop,
+    },
+    FromOrigin {
+        to: u32,
+        position: Position,
+        answer: OriginAnswer,
+    },
+    /// From a peer, or from the origin.
+    Verified {
+        at: u32,
+        position: Position,
+        from: Option<u32>,
+        right: bool,
+    },
+    Timer(u32),
+    Talk(u32, u32),
+}
+
+struct Due {
+    at: Time,
+    sequence: u64,
+    event: Event,
 }
 
 pub struct Network {
     pub(super) setup: Setup,
     pub machines: Vec<Machine>,
-    numbers: BTreeMap<NodeId, usize>,
+    pub(super) racks: Vec<Rack>,
     pub(super) stored: Vec<u32>,
     lengths: Arc<[u32]>,
-    events: BTreeMap<(Time, u64), Event>,
+    events: BinaryHeap<Due>,
     sequence: u64,
     pub(super) now: Time,
-    rng: Rng,
-    pub(super) origin_free: Time,
-    last_delivery: BTreeMap<(usize, usize), Time>,
-    first_asked: BTreeMap<(usize, Position), Time>,
+    pub(super) rng: Rng,
+    pub(super) origin: Link,
+    pub(super) serial: u32,
+    first_asked: std::collections::BTreeMap<(usize, Position), Time>,
     pub(super) fetched: RoaringBitmap,
+    /// Machines that have to finish and did not yet; of these, those that were there from the start.
+    pub(super) unfinished: usize,
+    pub(super) unfinished_first: usize,
     /// Who found garbage, and who sent it.
     to_blame: Option<(usize, usize)>,
     pub(super) outcome: Outcome,
@@ -55,47 +111,68 @@ pub struct Network {
 impl Network {
     pub fn new(setup: Setup) -> Self {
         let mut rng = Rng::new(setup.seed);
-        let size = |rng: &mut Rng| 6_000 + ((rng.unit() + rng.unit()) * 17_400.0) as u32;
+        let scale = setup.chunk_bytes / 23_400.0;
+        let size = |rng: &mut Rng| ((6_000.0 + (rng.unit() + rng.unit()) * 17_400.0) * scale) as u32;
         let stored: Vec<u32> = (0..setup.chunks).map(|_| size(&mut rng)).collect();
         let lengths: Vec<u32> =
             stored.iter().map(|bytes| (f64::from(*bytes) * (2.0 + 2.0 * rng.unit())) as u32).collect();
-        let machines: Vec<Machine> =
-            setup.machines.iter().cloned().enumerate().map(|(number, spec)| Machine::new(number, spec)).collect();
-        let outcome = Outcome {
-            time: 0.0,
-            finished: Vec::new(),
-            origin_bytes: 0,
-            image_bytes: stored.iter().map(|bytes| u64::from(*bytes)).sum(),
-            duplicates: 0,
-            late: 0,
-            messages: 0,
-            message_bytes: 0,
-            steps: 0,
-            banned: 0,
-            trace: 0,
-            claims: Vec::new(),
-            repeated: Vec::new(),
-            longest_wait: Duration::ZERO,
-        };
+        let image_bytes = stored.iter().map(|bytes| u64::from(*bytes)).sum();
+        let outcome = Outcome { image_bytes, bound: bound_of(&setup, image_bytes), ..Outcome::default() };
+        let racks = setup.racks.iter().map(|rate| Rack { to: Link::new(*rate), from: Link::new(*rate) }).collect();
         let mut network = Self {
-            numbers: machines.iter().enumerate().map(|(number, machine)| (machine.id, number)).collect(),
-            machines,
+            machines: Vec::new(),
+            racks,
             stored,
             lengths: lengths.into(),
-            events: BTreeMap::new(),
+            events: BinaryHeap::new(),
             sequence: 0,
             now: Duration::ZERO,
             rng,
-            origin_free: Duration::ZERO,
-            last_delivery: BTreeMap::new(),
-            first_asked: BTreeMap::new(),
+            origin: Link::new(setup.origin_rate),
+            serial: 0,
+            first_asked: Default::default(),
             fetched: RoaringBitmap::new(),
+            unfinished: 0,
+            unfinished_first: 0,
             to_blame: None,
             outcome,
             setup,
         };
-        network.schedule();
+        for spec in network.setup.machines.clone() {
+            network.add(spec);
+        }
+        network.discover();
+        if network.setup.churn.0 > 0.0 {
+            network.push(Duration::ZERO, Event::Churn);
+        }
         network
+    }
+
+    /// Another machine, and when what happens to it.
+    pub(super) fn add(&mut self, spec: Spec) -> usize {
+        let number = self.machines.len();
+        let at = number as u32;
+        self.push(spec.start, Event::Start(at));
+        if let Some(vanishes) = spec.vanishes {
+            self.push(vanishes, Event::Vanish(at));
+        }
+        let deaf = [spec.stopped, spec.cut.map(|(from, to, _)| (from, to))];
+        for (from, to) in deaf.into_iter().flatten() {
+            if to.saturating_sub(from) > super::sessions::DEAF {
+                self.push(from + super::sessions::DEAF, Event::Deaf(at));
+            }
+        }
+        if spec.has_to_finish() {
+            self.unfinished += 1;
+            self.unfinished_first += usize::from(!spec.joined);
+        }
+        let zone = self.zone_of(&spec);
+        self.machines.push(Machine::new(number, spec, zone, self.setup.seed, self.setup.check_every > 0));
+        number
+    }
+
+    pub(super) fn zone_of(&self, spec: &Spec) -> ZoneId {
+        ZoneId::of(&format!("rack-{}", spec.rack))
     }
 
     /// Runs until everyone who has to is complete, and says how it went. Panics, with the seed, when a rule is broken.
@@ -109,34 +186,40 @@ impl Network {
             }
         }
         let _seed = Seed(self.setup.seed);
-        while !self.done() {
-            let Some(((at, _), event)) = self.events.pop_first() else {
-                panic!("nothing to do, and {}", self.missing())
-            };
-            assert!(at <= self.setup.limit, "{at:?} have passed, and {}", self.missing());
+        while self.unfinished > 0 {
+            let next = self.events.pop();
+            let over = next.as_ref().is_none_or(|due| due.at > self.setup.limit);
+            if over && self.setup.lenient {
+                break;
+            }
+            assert!(!over, "after {:?}, {}", self.now, self.missing());
+            let Some(Due { at, event, .. }) = next else { break };
             self.now = at;
             self.step(event);
         }
         self.finish()
     }
 
-    fn done(&self) -> bool {
-        self.machines.iter().all(|machine| !machine.spec.has_to_finish() || machine.finished.is_some())
-    }
-
     fn missing(&self) -> String {
         let left = |machine: &Machine| machine.exchange.as_ref().map_or(0, |exchange| exchange.held().len());
-        let held: Vec<u64> = self.machines.iter().map(left).collect();
+        let held: Vec<u64> = self.machines.iter().map(left).take(40).collect();
         format!("of {} chunks the machines hold {held:?}", self.stored.len())
     }
 
     fn finish(mut self) -> Outcome {
-        let starts =
-            self.machines.iter().filter(|machine| machine.spec.has_to_finish()).map(|machine| machine.spec.start);
-        let first = starts.min().unwrap_or_default();
+        let expected: Vec<&Machine> = self.machines.iter().filter(|machine| machine.spec.has_to_finish()).collect();
+        let first = expected.iter().map(|machine| machine.spec.start).min().unwrap_or_default();
+        let there = |machine: &&&Machine| !machine.spec.joined;
+        let last = expected.iter().filter(there).filter_map(|machine| machine.finished).max().unwrap_or_default();
+        let took = |machine: &&Machine| Some(machine.finished?.saturating_sub(machine.spec.start).as_secs_f64());
+        let empty = |machine: &&&Machine| machine.spec.held.len() < self.stored.len() as u64;
+        self.outcome.took = expected.iter().filter(empty).filter_map(took).collect();
+        self.outcome.expected = expected.len() as u64;
+        self.outcome.seeds = (expected.len() - expected.iter().filter(empty).count()) as u64;
         self.outcome.finished = self.machines.iter().map(|machine| machine.finished).collect();
-        let last = self.machines.iter().filter_map(|machine| machine.finished).max().unwrap_or_default();
         self.outcome.time = last.saturating_sub(first).as_secs_f64();
+        self.outcome.origin_bytes = self.origin.bytes;
+        self.outcome.uplinks = self.racks.iter().map(|rack| rack.to.bytes).collect();
         for exchange in self.machines.iter().filter_map(|machine| machine.exchange.as_ref()) {
             self.outcome.duplicates += exchange.stats().duplicates;
             self.outcome.late += exchange.stats().late;
@@ -144,26 +227,9 @@ impl Network {
         self.outcome
     }
 
-    fn schedule(&mut self) {
-        for number in 0..self.machines.len() {
-            let spec = self.machines[number].spec.clone();
-            self.push(spec.start, Event::Start(number));
-            if let Some(at) = spec.vanishes {
-                self.push(at, Event::Vanish(number));
-            }
-            for other in 0..number {
-                let peer = self.machines[other].spec.clone();
-                if spec.lan && peer.lan {
-                    let wait = self.rng.between(self.setup.discovery.0, self.setup.discovery.1);
-                    self.push(spec.start.max(peer.start) + wait, Event::Session(other, number));
-                }
-            }
-        }
-    }
-
     pub(super) fn push(&mut self, at: Time, event: Event) {
         self.sequence += 1;
-        self.events.insert((at, self.sequence), event);
+        self.events.push(Due { at, sequence: self.sequence, event });
     }
 
     /// What happened, kept as a digest: the order and time of everything.
@@ -175,20 +241,17 @@ impl Network {
 
     fn step(&mut self, event: Event) {
         let at = match &event {
+            Event::Churn => return self.churn(),
             Event::Start(at) | Event::Sent(at) | Event::Timer(at) | Event::Talk(at, _) => *at,
-            Event::Deliver { to, .. } | Event::FromOrigin { to, .. } => *to,
-            Event::Verified { at, .. } | Event::Closed(at, _) => *at,
-            Event::Session(a, b) => {
-                let until = [*a, *b].iter().filter_map(|peer| self.machines[*peer].stopped_until(self.now)).max();
-                match until {
-                    Some(Time::MAX) => return,
-                    Some(until) => return self.push(until, event),
-                    None => *a,
-                }
-            }
+            Event::Say { to, .. } | Event::Chunk { to, .. } => *to,
+            Event::FromOrigin { to, .. } | Event::OriginHop { to, .. } => *to,
+            Event::Verified { at, .. } | Event::Closed { at, .. } => *at,
+            Event::Learn(at, _) | Event::Lost(at, _) | Event::Session(at, _) | Event::Deaf(at) => *at,
             Event::Vanish(at) => *at,
-        };
-        match self.machines[at].stopped_until(self.now) {
+        } as usize;
+        let deaf =
+            matches!(event, Event::Deaf(_) | Event::Sent(_) | Event::Chunk { hop: Hop::OutOfRack | Hop::IntoRack, .. });
+        match self.machines[at].stopped_until(self.now).filter(|_| !deaf) {
             Some(Time::MAX) => return,
             Some(until) => return self.push(until, event),
             None => {}
@@ -199,142 +262,114 @@ impl Network {
         self.outcome.steps += 1;
         self.trace(&[self.now.as_nanos() as u64, at as u64]);
         match event {
-            Event::Start(at) => self.start(at),
-            Event::Session(a, b) => self.open(a, b),
-            Event::Closed(at, peer) => self.close(at, peer),
-            Event::Vanish(at) => self.vanish(at),
-            Event::Deliver { from, to, message } => self.deliver(from, to, message),
-            Event::Sent(at) => {
+            Event::Start(_) => self.start(at),
+            Event::Learn(_, other) => self.learn(at, other as usize),
+            Event::Lost(_, gone) => self.lose(at, gone as usize),
+            Event::Session(_, b) => self.open(at, b as usize),
+            Event::Closed { peer, serial, gone, .. } => self.close(at, peer as usize, serial, gone),
+            Event::Vanish(_) => self.vanish(at),
+            Event::Deaf(_) => self.deafen(at),
+            Event::Say { from, serial, message, .. } => self.hear(from as usize, at, serial, message),
+            Event::Sent(_) => {
                 self.machines[at].sending = false;
                 self.send_next(at);
             }
-            Event::Talk(at, peer) => self.talk(at, peer),
-            Event::FromOrigin { to, position, answer } => self.origin_answered(to, position, answer),
-            Event::Verified { at, position, from, right } => self.verified(at, position, from, right),
-            Event::Timer(at) => {
+            Event::Chunk { from, serial, position, hop, .. } => self.chunk(from as usize, at, serial, position, hop),
+            Event::Talk(_, peer) => self.talk(at, peer as usize),
+            Event::OriginHop { position, first_byte, hop, .. } => self.origin_hop(at, position, first_byte, hop),
+            Event::FromOrigin { position, answer, .. } => self.origin_answered(at, position, answer),
+            Event::Verified { position, from, right, .. } => self.verified(at, position, from, right),
+            Event::Timer(_) => {
                 if self.machines[at].timer != Some(self.now) {
                     return;
                 }
                 self.machines[at].timer = None;
             }
+            Event::Churn => {}
         }
         self.drain(at);
     }
 
     fn start(&mut self, at: usize) {
-        let machine = &mut self.machines[at];
+        let machine = &self.machines[at];
         if machine.spec.kind == Kind::Honest {
-            let (config, held) = (machine.config(), machine.spec.held.clone());
-            machine.exchange = Some(Exchange::new(machine.id, &INDEX, self.lengths.clone(), held, config, self.now));
-        }
-    }
-
-    /// Both ends of a new session say what they hold.
-    fn open(&mut self, a: usize, b: usize) {
-        for (at, peer) in [(a, b), (b, a)] {
-            if self.machines[at].gone || self.machines[peer].gone || self.machines[at].banned.contains(&peer) {
-                return;
-            }
-        }
-        for (at, peer) in [(a, b), (b, a)] {
-            self.machines[at].open.insert(peer);
-            self.machines[at].told.insert(peer, RoaringBitmap::new());
-            self.say(at, peer, Message::Join(Join { index: INDEX, downloads: true, has_index: true }));
-            if let Some(holdings) = self.holdings_told(at) {
-                self.say(at, peer, Message::Have { index: INDEX, holdings });
-            }
-            if let Some(exchange) = &self.machines[at].exchange
-                && !exchange.origin_reachable()
-            {
-                self.say(at, peer, Message::Origin { index: INDEX, reachable: false });
-            }
-            self.lie(at, peer);
-        }
-        self.drain(b);
-    }
-
-    fn close(&mut self, at: usize, peer: usize) {
-        let id = self.machines[peer].id;
-        let machine = &mut self.machines[at];
-        machine.open.remove(&peer);
-        machine.asked.remove(&peer);
-        machine.queues.remove(&peer);
-        machine.told.remove(&peer);
-        machine.busy.remove(&peer);
-        if let Some(exchange) = &mut machine.exchange {
-            exchange.left(id, self.now);
-        }
-    }
-
-    fn vanish(&mut self, at: usize) {
-        self.machines[at].gone = true;
-        let peers: Vec<usize> = self.machines[at].open.iter().copied().collect();
-        for peer in peers {
-            self.push(self.now + self.setup.latency, Event::Closed(peer, at));
+            let config = proto::exchange::Config {
+                zone: self.zone_of(&machine.spec),
+                grace: self.setup.grace,
+                patience: Duration::from_secs(120),
+                ..Default::default()
+            };
+            let (id, held) = (machine.id, machine.spec.held.clone());
+            let exchange = Exchange::new(id, &INDEX, self.lengths.clone(), held, config, self.now);
+            self.machines[at].exchange = Some(Box::new(exchange));
         }
     }
 
     /// A message other than a chunk: in order between two machines, past the chunks that queue.
     pub(super) fn say(&mut self, from: usize, to: usize, message: Message) {
-        let bytes = codec::encode(&message).unwrap().len();
-        self.outcome.messages += 1;
-        self.outcome.message_bytes += bytes as u64;
-        let took = Duration::from_secs_f64(bytes as f64 / self.machines[from].spec.up);
-        let last = self.last_delivery.entry((from, to)).or_default();
-        let at = (self.now + self.setup.latency + took).max(*last);
-        *last = at;
-        self.push(at, Event::Deliver { from, to, message });
+        let bytes = codec::encode(&message).unwrap().len() + OVERHEAD;
+        self.send(from, to, Rc::new(message), bytes);
     }
 
-    fn deliver(&mut self, from: usize, to: usize, message: Message) {
-        if !self.machines[to].open.contains(&from) {
+    fn say_all(&mut self, from: usize, to: impl Iterator<Item = usize>, message: Message) {
+        let bytes = codec::encode(&message).unwrap().len() + OVERHEAD;
+        let message = Rc::new(message);
+        to.for_each(|to| self.send(from, to, message.clone(), bytes));
+    }
+
+    fn send(&mut self, from: usize, to: usize, message: Rc<Message>, bytes: usize) {
+        let latency = self.latency(from, to);
+        let took = self.machines[from].spec.up;
+        let now = self.now;
+        let Some(session) = self.machines[from].sessions.get_mut(&to) else { return };
+        let at = (now + latency + Duration::from_secs_f64(bytes as f64 / took)).max(session.last_delivery);
+        session.last_delivery = at;
+        let serial = session.serial;
+        self.outcome.messages += 1;
+        self.outcome.message_bytes += bytes as u64;
+        if self.first_hop(from, to) == Hop::OutOfRack {
+            let rack = self.machines[to].spec.rack;
+            self.racks[rack].to.bytes += bytes as u64;
+        }
+        self.push(at, Event::Say { from: from as u32, to: to as u32, serial, message });
+    }
+
+    fn hear(&mut self, from: usize, to: usize, serial: u32, message: Rc<Message>) {
+        if self.machines[to].sessions.get(&from).is_none_or(|session| session.serial != serial) {
             return;
         }
-        let (now, id) = (self.now, self.machines[from].id);
-        match &message {
+        if let Some(until) = self.blocked_until(from, to) {
+            return self.push(until, Event::Say { from: from as u32, to: to as u32, serial, message });
+        }
+        let (now, id, zone) = (self.now, self.machines[from].id, self.zone_of(&self.machines[from].spec));
+        match &*message {
             Message::Want { positions, .. } => return self.wanted(to, from, positions),
             Message::Cancel { positions, .. } => {
-                if let Some(queue) = self.machines[to].queues.get_mut(&from) {
-                    queue.retain(|position| !positions.contains(position));
+                if let Some(session) = self.machines[to].sessions.get_mut(&from) {
+                    session.queue.retain(|position| !positions.contains(position));
                 }
                 return;
             }
-            Message::Have { holdings, .. } => {
-                self.machines[to].told.insert(from, holdings.positions().clone());
-            }
-            Message::HaveMore { holdings, .. } => {
-                *self.machines[to].told.entry(from).or_default() |= holdings.positions();
-            }
+            Message::Peers { peers } => return self.told_peers(to, peers),
             _ => {}
         }
         let machine = &mut self.machines[to];
+        if let Some(watch) = &mut machine.watch {
+            watch.hear(from, &message, now);
+        }
         let Some(exchange) = &mut machine.exchange else { return };
-        match message {
-            Message::Join(join) => exchange.joined(id, join.downloads, now),
-            Message::Have { holdings, .. } => exchange.have(id, &holdings, now),
-            Message::HaveMore { holdings, .. } => exchange.have_more(id, &holdings, now),
-            Message::Claim { groups, .. } => exchange.claimed(id, &groups, now),
-            Message::Origin { reachable, .. } => exchange.peer_origin(id, reachable),
-            Message::Absent { positions, retry_ms, .. } => {
-                for position in &positions {
-                    machine.asked.get_mut(&from).map(|asked| asked.remove(position));
-                    if retry_ms == 0 {
-                        machine.told.get_mut(&from).map(|told| told.remove(*position));
-                    }
-                }
-                machine.busy.insert(from, now + Duration::from_millis(u64::from(retry_ms)));
-                exchange.absent(id, &positions, Duration::from_millis(u64::from(retry_ms)), now);
+        match &*message {
+            Message::Join(join) => exchange.joined(id, zone, join.downloads, now),
+            Message::Have { holdings, .. } => exchange.have(id, holdings, now),
+            Message::HaveMore { holdings, started, .. } => {
+                exchange.have_more(id, holdings, now);
+                exchange.started(id, started, now);
             }
-            Message::Chunk { position, length, .. } => {
-                machine.asked.get_mut(&from).map(|asked| asked.remove(&position));
-                if exchange.arrived(position, id, u64::from(length), now) {
-                    if let Some(asked) = self.first_asked.remove(&(to, position)) {
-                        self.outcome.longest_wait = self.outcome.longest_wait.max(now.saturating_sub(asked));
-                    }
-                    let right = self.machines[from].spec.kind != Kind::Garbage;
-                    let verified = Event::Verified { at: to, position, from: Source::Peer(id), right };
-                    self.push(now + self.setup.verification, verified);
-                }
+            Message::Claim { groups, origin, .. } => exchange.claimed(id, groups, *origin, now),
+            Message::Origin { reachable, .. } => exchange.peer_origin(id, *reachable),
+            Message::Others { zones, joined, left, .. } => exchange.others(id, zones, joined, left, now),
+            Message::Absent { positions, retry_ms, .. } => {
+                exchange.absent(id, positions, Duration::from_millis(u64::from(*retry_ms)), now);
             }
             other => panic!("nobody sends {other:?} here"),
         }
@@ -345,119 +380,174 @@ impl Network {
             return;
         }
         let Some((to, position)) = self.machines[at].next_to_send() else { return };
-        let length = self.stored[position as usize];
-        let up = Duration::from_secs_f64(f64::from(length) / self.machines[at].spec.up);
-        let in_full = self.now + up + self.setup.latency;
-        let arrives = self.onto_downlink(to, length, in_full);
+        let took = Duration::from_secs_f64(f64::from(self.stored[position as usize]) / self.machines[at].spec.up);
+        let arrives = self.now + took + self.latency(at, to);
+        let serial = self.machines[at].sessions[&to].serial;
         self.machines[at].sending = true;
-        self.machines[at].sent += u64::from(length);
-        self.push(self.now + up, Event::Sent(at));
-        let message = Message::Chunk { index: INDEX, position, encoding: Encoding::Zstd, length };
-        self.push(arrives, Event::Deliver { from: at, to, message });
+        self.push(self.now + took, Event::Sent(at as u32));
+        let hop = self.first_hop(at, to);
+        self.push(arrives, Event::Chunk { from: at as u32, to: to as u32, serial, position, hop });
     }
 
-    fn origin_answered(&mut self, at: usize, position: Position, answer: OriginAnswer) {
+    /// A chunk is at some place of its way.
+    fn chunk(&mut self, from: usize, to: usize, serial: u32, position: Position, hop: Hop) {
+        let (from32, to32) = (from as u32, to as u32);
+        if let Some(until) = self.blocked_until(from, to) {
+            return self.push(until, Event::Chunk { from: from32, to: to32, serial, position, hop });
+        }
+        let length = self.stored[position as usize];
+        if let Some((at, hop)) = self.pass(Some(from), to, length, hop) {
+            return self.push(at, Event::Chunk { from: from32, to: to32, serial, position, hop });
+        }
+        self.outcome.data_bytes += u64::from(length);
+        let (now, id) = (self.now, self.machines[from].id);
+        let machine = &mut self.machines[to];
+        if machine.sessions.get(&from).is_none_or(|session| session.serial != serial) {
+            return;
+        }
+        if let Some(watch) = &mut machine.watch {
+            watch.asked.get_mut(&from).map(|asked| asked.remove(&position));
+        }
+        let Some(exchange) = &mut machine.exchange else { return };
+        if exchange.arrived(position, id, u64::from(length), now) {
+            if let Some(asked) = self.first_asked.remove(&(to, position)) {
+                self.outcome.longest_wait = self.outcome.longest_wait.max(now.saturating_sub(asked));
+            }
+            let right = self.machines[from].spec.kind != Kind::Garbage;
+            self.push(now + self.setup.verification, Event::Verified { at: to32, position, from: Some(from32), right });
+        }
+    }
+
+    pub(super) fn origin_answered(&mut self, at: usize, position: Position, answer: OriginAnswer) {
         let machine = &mut self.machines[at];
-        machine.origin_asked.remove(&position);
+        if let Some(watch) = &mut machine.watch {
+            watch.origin_asked.remove(&position);
+        }
         let Some(exchange) = &mut machine.exchange else { return };
         if exchange.origin_answered(position, answer, self.now) {
-            let verified = Event::Verified { at, position, from: Source::Origin, right: true };
+            let verified = Event::Verified { at: at as u32, position, from: None, right: true };
             self.push(self.now + self.setup.verification, verified);
         }
     }
 
-    fn verified(&mut self, at: usize, position: Position, from: Source, right: bool) {
+    fn verified(&mut self, at: usize, position: Position, from: Option<u32>, right: bool) {
+        let source = from.map_or(Source::Origin, |from| Source::Peer(self.machines[from as usize].id));
         let Some(exchange) = &mut self.machines[at].exchange else { return };
         if right {
             exchange.stored(position, self.now);
         } else {
-            exchange.corrupt(position, from, self.now);
-            if let Source::Peer(id) = from {
-                self.to_blame = Some((at, self.numbers[&id]));
-            }
+            exchange.corrupt(position, source, self.now);
+            self.to_blame = from.map(|from| (at, from as usize));
         }
     }
 
     /// Does everything that a machine's exchange wants done, and checks it.
-    fn drain(&mut self, at: usize) {
+    pub(super) fn drain(&mut self, at: usize) {
+        self.tend(at);
         let mut outputs = 0;
         while let Some(output) = self.machines[at].exchange.as_mut().and_then(|exchange| exchange.poll(self.now)) {
             outputs += 1;
             assert!(outputs < 10_000, "machine {at} does not come to rest: {output:?}");
-            let numbers = &self.numbers;
-            checks::output(&self.machines[at], &output, &self.stored, self.now, |id| numbers[id]);
+            checks::output(&self.machines[at], &output, &self.stored, self.now);
             self.act(at, output);
         }
         if let Some((by, peer)) = self.to_blame.take_if(|(by, _)| *by == at) {
             assert!(self.machines[by].banned.contains(&peer), "{peer} sent garbage to {by} and is not banned");
         }
-        let fully = self.outcome.steps.is_multiple_of(self.setup.check_every);
+        let fully = self.setup.check_every > 0 && self.outcome.steps.is_multiple_of(self.setup.check_every);
         checks::state(&self.machines[at], self.now, fully);
-        let deadline = self.machines[at].exchange.as_ref().and_then(Exchange::poll_timeout);
+        let deadline = self.machines[at].exchange.as_ref().and_then(|exchange| exchange.poll_timeout());
         if let Some((due, _)) = deadline
             && self.machines[at].timer.is_none_or(|timer| timer > due || timer <= self.now)
         {
             self.machines[at].timer = Some(due);
-            self.push(due, Event::Timer(at));
+            self.push(due, Event::Timer(at as u32));
         }
     }
 
     fn act(&mut self, at: usize, output: Output) {
-        let everyone: Vec<usize> = self.machines[at].open.iter().copied().collect();
+        let now = self.now;
+        let everyone = |network: &Self| network.machines[at].sessions.keys().copied().collect::<Vec<_>>().into_iter();
+        let numbers = |ids: Vec<NodeId>| ids.into_iter().map(|id| number_of(&id));
+        if let Some(watch) = &mut self.machines[at].watch {
+            watch.act(&output, now);
+        }
         match output {
             Output::Ask(id, positions) => {
-                let peer = self.numbers[&id];
+                let peer = number_of(&id);
                 for position in &positions {
                     self.trace(&[u64::from(*position), peer as u64]);
-                    self.first_asked.entry((at, *position)).or_insert(self.now);
-                    self.machines[at].asked.entry(peer).or_default().insert(*position, self.now);
+                    if self.setup.check_every > 0 {
+                        self.first_asked.entry((at, *position)).or_insert(now);
+                    }
                 }
                 self.say(at, peer, Message::Want { index: INDEX, positions, plain: false });
             }
             Output::Cancel(id, positions) => {
-                let peer = self.numbers[&id];
-                if !self.machines[at].open.contains(&peer) {
-                    return;
-                }
-                for position in &positions {
-                    self.machines[at].asked.get_mut(&peer).map(|asked| asked.remove(position));
-                }
-                self.say(at, peer, Message::Cancel { index: INDEX, positions });
+                self.say(at, number_of(&id), Message::Cancel { index: INDEX, positions });
             }
             Output::AskOrigin(position) => {
                 self.trace(&[u64::from(position)]);
-                self.machines[at].origin_asked.insert(position);
                 self.ask_origin(at, position);
             }
-            Output::Announce(holdings) => {
-                self.machines[at].announced |= holdings.positions();
-                for peer in everyone {
-                    self.say(at, peer, Message::HaveMore { index: INDEX, holdings: holdings.clone() });
-                }
+            Output::Announce(to, holdings, started) => {
+                self.say_all(at, numbers(to), Message::HaveMore { index: INDEX, holdings, started });
             }
             Output::Claim(groups) => {
-                self.outcome.claims.extend(groups.iter().map(|group| (self.now, at, *group)));
-                for peer in everyone {
-                    self.say(at, peer, Message::Claim { index: INDEX, groups: groups.clone() });
-                }
+                self.outcome.claims.extend(groups.iter().map(|group| (now, at, *group)));
+                self.say_all(at, everyone(self), Message::Claim { index: INDEX, groups, origin: true });
             }
             Output::TellOrigin(reachable) => {
-                for peer in everyone {
-                    self.say(at, peer, Message::Origin { index: INDEX, reachable });
-                }
+                self.say_all(at, everyone(self), Message::Origin { index: INDEX, reachable });
             }
+            Output::Tell(to, message) => self.say_all(at, numbers(to), message),
             Output::Ban(id) => {
-                let peer = self.numbers[&id];
+                let peer = number_of(&id);
                 self.outcome.banned += 1;
                 self.machines[at].banned.insert(peer);
-                self.close(at, peer);
-                self.push(self.now + self.setup.latency, Event::Closed(peer, at));
+                let serial = self.machines[at].sessions.get(&peer).map_or(0, |session| session.serial);
+                self.close(at, peer, serial, true);
+                let closed = Event::Closed { at: peer as u32, peer: at as u32, serial, gone: true };
+                self.push(now + self.setup.latency, closed);
             }
             Output::Complete => {
-                assert!(self.machines[at].exchange.as_ref().is_some_and(Exchange::complete), "complete, and is not");
-                self.machines[at].finished = Some(self.now);
+                let machine = &mut self.machines[at];
+                let right = machine.exchange.as_ref().is_some_and(|exchange| exchange.complete());
+                self.outcome.wrong += u64::from(!right);
+                if machine.finished.is_none() && machine.spec.has_to_finish() {
+                    self.unfinished -= 1;
+                    self.unfinished_first -= usize::from(!machine.spec.joined);
+                }
+                machine.finished = Some(now);
             }
             Output::GiveUp(_) => {}
         }
+    }
+}
+
+impl Due {
+    fn key(&self) -> (Time, u64) {
+        (self.at, self.sequence)
+    }
+}
+
+impl PartialEq for Due {
+    fn eq(&self, other: &Self) -> bool {
+        self.key() == other.key()
+    }
+}
+
+impl Eq for Due {}
+
+impl PartialOrd for Due {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+/// The earliest is the greatest: the heap yields it first.
+impl Ord for Due {
+    fn cmp(&self, other: &Self) -> Ordering {
+        other.key().cmp(&self.key())
     }
 }

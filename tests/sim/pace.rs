@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use proto::exchange::{Config, Exchange, OriginAnswer, Output};
-use proto::{Holdings, IndexId, NodeId};
+use proto::{Holdings, IndexId, NodeId, ZoneId};
 use roaring::RoaringBitmap;
 
 use super::machine::node_id;
@@ -19,7 +19,7 @@ fn nanoseconds_an_event(positions: u32) -> u64 {
     let mut exchange = Exchange::new(node_id(0), &IndexId([7; 32]), lengths, RoaringBitmap::new(), config, now);
     let mut events = 0u64;
     for peer in &peers {
-        exchange.joined(*peer, true, now);
+        exchange.joined(*peer, ZoneId::default(), true, now);
         exchange.have(*peer, &Holdings::new(), now);
         while exchange.poll(now).is_some() {}
         events += 2;

@@ -5,8 +5,9 @@ use roaring::RoaringBitmap;
 
 use super::*;
 use crate::limits::{INDEX_BYTES, INDEX_PART_BYTES, POSITIONS};
+use crate::message::PeerAddress;
 use crate::message::{Encoding, Join};
-use crate::{ChunkId, Holdings, IndexId};
+use crate::{ChunkId, Holdings, IndexId, NodeId, ZoneId};
 
 const INDEX: IndexId = IndexId([0xab; 32]);
 const CHUNK: ChunkId = ChunkId([0xcd; 32]);
@@ -34,10 +35,10 @@ fn golden() -> Vec<(Message, &'static str)> {
             "03000000 I 1600000000000000 3a300000 01000000 0000 0200 10000000 0100 0200 0500",
         ),
         (
-            Message::HaveMore { index: INDEX, holdings },
-            "04000000 I 1600000000000000 3a300000 01000000 0000 0200 10000000 0100 0200 0500",
+            Message::HaveMore { index: INDEX, holdings, started: vec![3] },
+            "04000000 I 1600000000000000 3a300000 01000000 0000 0200 10000000 0100 0200 0500 0100000000000000 03000000",
         ),
-        (Message::Claim { index: INDEX, groups: vec![7] }, "05000000 I 0100000000000000 07000000"),
+        (Message::Claim { index: INDEX, groups: vec![7], origin: true }, "05000000 I 0100000000000000 07000000 01"),
         (Message::Origin { index: INDEX, reachable: false }, "06000000 I 00"),
         (
             Message::Want { index: INDEX, positions: vec![3, 256], plain: true },
@@ -61,6 +62,20 @@ fn golden() -> Vec<(Message, &'static str)> {
         (Message::Ping { nonce: 258 }, "11000000 0201000000000000"),
         (Message::Pong { nonce: 258 }, "12000000 0201000000000000"),
         (Message::Bye { reason: "x".into() }, "13000000 0100000000000000 78"),
+        (
+            Message::Others { index: INDEX, zones: vec![ZoneId(5)], joined: vec![], left: vec![NodeId([0xab; 32])] },
+            "14000000 I 0100000000000000 0500000000000000 0000000000000000 0100000000000000 I",
+        ),
+        (
+            Message::Peers {
+                peers: vec![PeerAddress {
+                    node: NodeId([0xab; 32]),
+                    zone: ZoneId(5),
+                    address: ([10, 0, 0, 1], 258).into(),
+                }],
+            },
+            "15000000 0100000000000000 I 0500000000000000 00000000 0a000001 0201",
+        ),
     ]
 }
 
@@ -106,7 +121,7 @@ fn lists_and_texts_are_taken_at_their_limit_and_refused_one_above() {
         (|n| Message::Want { index: INDEX, positions: vec![1; n], plain: false }, WANT_POSITIONS),
         (|n| Message::Cancel { index: INDEX, positions: vec![1; n] }, WANT_POSITIONS),
         (|n| Message::Absent { index: INDEX, positions: vec![1; n], retry_ms: 0 }, WANT_POSITIONS),
-        (|n| Message::Claim { index: INDEX, groups: vec![1; n] }, CLAIM_GROUPS),
+        (|n| Message::Claim { index: INDEX, groups: vec![1; n], origin: true }, CLAIM_GROUPS),
         (|n| Message::Chunk { index: INDEX, position: 0, encoding: Encoding::Plain, length: n as u32 }, PAYLOAD_BYTES),
         (|n| Message::IndexPart { index: INDEX, total: INDEX_BYTES, offset: 0, length: n as u32 }, INDEX_PART_BYTES),
     ];

@@ -1,9 +1,8 @@
 //! The books of an exchange: which position is in which state, who was asked for it, who holds it.
 
-use roaring::RoaringBitmap;
-
 use super::peer::Peer;
 use super::{Asked, Exchange, Output, Source};
+use crate::election::group_of;
 use crate::limits::WANT_POSITIONS;
 use crate::{NodeId, Position, Time};
 
@@ -31,9 +30,8 @@ impl Exchange {
                 self.cancel(*peer, position);
             }
         }
-        self.missing.remove(position);
+        self.not_missing(position);
         self.postponed.remove(position);
-        self.askable.remove(position);
         self.checking.insert(position, bytes);
         self.in_flight += bytes;
         true
@@ -53,6 +51,7 @@ impl Exchange {
         if let Some(known) = self.peers.get_mut(&peer)
             && known.answered_ask(position).is_some()
         {
+            self.out_of_reach = false;
             match self.out.back_mut() {
                 Some(Output::Cancel(same, positions)) if *same == peer && positions.len() < WANT_POSITIONS => {
                     positions.push(position);
@@ -79,11 +78,34 @@ impl Exchange {
     /// The position is missing again.
     pub(super) fn miss(&mut self, position: Position) {
         self.missing.insert(position);
-        if self.available(position) {
+        self.place(position, self.polled_at);
+    }
+
+    /// Notes where a missing position can be had.
+    fn place(&mut self, position: Position, now: Time) {
+        if self.near(position) {
             self.askable.insert(position);
+            self.out_of_reach = false;
+            self.crossing.came(position, now);
+        } else if self.far(position) {
+            self.crossing.add(position, now);
         } else {
+            self.crossing.remove(position);
             self.share.changed();
         }
+    }
+
+    /// The position is asked for, or here.
+    pub(super) fn not_missing(&mut self, position: Position) {
+        self.missing.remove(position);
+        self.askable.remove(position);
+        self.crossing.remove(position);
+    }
+
+    /// Who takes part in the election changed.
+    pub(super) fn electorate_changed(&mut self) {
+        self.share.changed();
+        self.crossing.changed();
     }
 
     /// What came for the position was no good: a request to the origin that is in flight still counts, else it is missing.
@@ -98,23 +120,40 @@ impl Exchange {
         }
     }
 
-    pub(super) fn count(&mut self, news: &RoaringBitmap) {
+    pub(super) fn count(&mut self, news: impl Iterator<Item = Position>, near: bool, now: Time) {
+        if !near && self.abroad.is_empty() {
+            self.abroad = vec![0; self.lengths.len()];
+        }
         for position in news {
-            let holders = &mut self.available[position as usize];
+            let first = !self.available(position);
+            let holders = if near { &mut self.available } else { &mut self.abroad };
+            let holders = &mut holders[position as usize];
             *holders = holders.saturating_add(1);
-            if *holders == 1 && self.missing.contains(position) {
-                self.askable.insert(position);
+            let only = *holders == 1;
+            if self.missing.contains(position) {
+                self.changed = true;
+                self.out_of_reach &= !near;
+                if only {
+                    self.place(position, now);
+                }
+                if first {
+                    self.sight.news(now);
+                    self.roster.progress(group_of(position), now);
+                }
             }
         }
     }
 
-    pub(super) fn uncount(&mut self, gone: &RoaringBitmap) {
+    pub(super) fn uncount(&mut self, gone: impl Iterator<Item = Position>, near: bool) {
         for position in gone {
-            let holders = &mut self.available[position as usize];
+            let holders = if near { &mut self.available } else { &mut self.abroad };
+            let holders = &mut holders[position as usize];
             *holders = holders.saturating_sub(1);
-            if *holders == 0 {
-                self.askable.remove(position);
-                self.share.changed();
+            if *holders == 0 && self.missing.contains(position) {
+                if near {
+                    self.askable.remove(position);
+                }
+                self.place(position, self.polled_at);
             }
         }
     }
@@ -123,9 +162,7 @@ impl Exchange {
     pub(super) fn discount(&mut self, peer: &mut Peer) {
         if !peer.discounted {
             peer.discounted = true;
-            let holdings = std::mem::take(&mut peer.holdings);
-            self.uncount(&holdings);
-            peer.holdings = holdings;
+            self.uncount(peer.holdings.iter(), peer.near);
         }
     }
 
@@ -142,9 +179,12 @@ impl Exchange {
             && known.discounted
         {
             known.discounted = false;
-            let holdings = known.holdings.clone();
-            self.count(&holdings);
-            self.share.changed();
+            known.forgive();
+            self.changed = true;
+            self.out_of_reach = false;
+            let (holdings, near) = (known.holdings.clone(), known.near);
+            self.count(holdings.iter(), near, self.polled_at);
+            self.electorate_changed();
         }
     }
 }
@@ -182,17 +222,25 @@ impl Exchange {
     }
 
     fn check_peers(&self, count: u32) -> Result<(), String> {
-        let mut available = vec![0u16; count as usize];
-        for peer in self.peers.values().filter(|peer| !peer.discounted) {
-            peer.holdings.iter().for_each(|position| available[position as usize] += 1);
+        for near in [true, false] {
+            let mut holders = vec![0u16; count as usize];
+            for peer in self.peers.values().filter(|peer| !peer.discounted && peer.near == near) {
+                peer.holdings.iter().for_each(|position| holders[position as usize] += 1);
+            }
+            let noted = if near { &self.available } else { &self.abroad };
+            let noted = |position: u32| noted.get(position as usize).copied().unwrap_or(0);
+            if let Some(position) = (0..count).find(|position| holders[*position as usize] != noted(*position)) {
+                let there_are = holders[position as usize];
+                return Err(format!("position {position}: {} holders noted, {there_are} there are", noted(position)));
+            }
         }
-        if let Some(position) = (0..count as usize).find(|position| available[*position] != self.available[*position]) {
-            let (noted, held) = (self.available[position], available[position]);
-            return Err(format!("position {position}: {noted} holders noted, {held} there are"));
-        }
-        let askable: RoaringBitmap = self.missing.iter().filter(|position| available[*position as usize] > 0).collect();
-        if askable != self.askable {
+        let askable = self.missing.iter().filter(|position| self.near(*position));
+        if !self.askable.iter().eq(askable) {
             return Err("askable is not what is missing and available".into());
+        }
+        let crossing = self.missing.iter().filter(|position| !self.near(*position) && self.far(*position));
+        if !self.crossing.positions().eq(crossing) {
+            return Err("what is to cross is not what is missing and held in other zones only".into());
         }
         for (position, asked) in &self.asked {
             if asked.peers.is_empty() && asked.origin.is_none() {

@@ -6,30 +6,55 @@ use roaring::RoaringBitmap;
 
 use super::peer::Peer;
 use super::{Exchange, OriginAnswer, Output, Source};
-use crate::{Holdings, NodeId, Position, Time, limits};
+use crate::{Holdings, NodeId, Position, Time, ZoneId, limits};
 
 impl Exchange {
-    /// A peer takes part. Its holdings are awaited before the origin is asked, for a moment.
+    /// A peer of this zone takes part. Its holdings are awaited before the origin is asked, for a moment.
     /// Of a peer that takes part already, only whether it downloads is updated.
-    pub fn joined(&mut self, peer: NodeId, downloads: bool, now: Time) {
+    pub fn joined(&mut self, peer: NodeId, zone: ZoneId, downloads: bool, now: Time) {
         if peer == self.me || self.banned.contains(&peer) {
             return;
         }
-        let known = self.peers.entry(peer).or_insert_with(|| Peer::new(now));
+        let near = zone == self.config.zone;
+        let count = self.lengths.len() as u32;
+        let new = !self.peers.contains_key(&peer);
+        let known = self.peers.entry(peer).or_insert_with(|| Peer::new(near, count, now));
         if known.downloads != downloads {
             known.downloads = downloads;
-            self.share.changed();
+            self.electorate_changed();
+        }
+        if downloads && near {
+            self.roster.member(peer, true, now);
+        } else if downloads && self.roster.zone(zone, now) {
+            self.electorate_changed();
+        }
+        if new && self.bounded {
+            self.introduce(peer, near);
+        }
+        self.changed = true;
+        self.count_listeners();
+    }
+
+    /// A peer no longer takes part, or its session broke. Without effect for an unknown peer.
+    pub fn left(&mut self, peer: NodeId, now: Time) {
+        if self.peers.contains_key(&peer) {
+            self.forsake(&peer);
+            self.roster.left(peer, now);
+            self.parted(peer, now);
         }
     }
 
-    /// A peer no longer takes part, or its session ended. Without effect for an unknown peer.
-    pub fn left(&mut self, peer: NodeId, now: Time) {
+    /// The session with a peer was closed on purpose: it is still there, but no neighbour.
+    pub fn parted(&mut self, peer: NodeId, now: Time) {
         if let Some(mut gone) = self.peers.remove(&peer) {
             self.discount(&mut gone);
             for position in gone.outstanding.keys() {
                 self.unask(*position, Source::Peer(peer));
             }
-            self.share.changed();
+            gone.claims.keys().for_each(|group| self.roster.abandoned(*group));
+            self.electorate_changed();
+            self.changed = true;
+            self.count_listeners();
             self.progress_at = self.progress_at.max(now.saturating_sub(self.config.patience / 2));
         }
     }
@@ -37,7 +62,8 @@ impl Exchange {
     /// A peer said all that it holds.
     pub fn have(&mut self, peer: NodeId, holdings: &Holdings, now: Time) {
         let Some(mut known) = self.peers.remove(&peer) else { return };
-        let member = known.member();
+        let member = (known.member(), known.carrier());
+        self.changed = true;
         self.discount(&mut known);
         known.holdings.clear();
         known.complete = false;
@@ -45,44 +71,53 @@ impl Exchange {
         known.discounted = known.distrusted(now);
         self.peers.insert(peer, known);
         self.have_more(peer, holdings, now);
-        if self.peers.get(&peer).is_some_and(|known| known.member() != member) {
-            self.share.changed();
+        if self.peers.get(&peer).is_some_and(|known| (known.member(), known.carrier()) != member) {
+            self.electorate_changed();
         }
     }
 
     /// A peer said what it holds beyond what it said before.
     pub fn have_more(&mut self, peer: NodeId, holdings: &Holdings, now: Time) {
         let Some(known) = self.peers.get_mut(&peer) else { return };
-        let mut news = holdings.positions() - &known.holdings;
-        news.remove_range(self.lengths.len() as u32..);
+        let news: Vec<Position> =
+            holdings.positions().iter().filter(|position| known.holdings.insert(*position)).collect();
         known.spoke(now);
-        if known.progressed(&news, self.lengths.len() as u32, now) && known.suspect {
-            known.suspect = false;
-            self.share.changed();
-        }
+        let mut changed = known.progressed(&news, self.lengths.len() as u32, now) && known.suspect;
+        known.suspect &= !changed;
         let counted = !known.discounted;
-        known.holdings |= &news;
-        let complete = known.holdings.len() == self.lengths.len() as u64;
-        if complete && !known.complete {
+        if known.holdings.is_full() && !known.complete {
             known.complete = true;
-            self.share.changed();
+            // Who holds everything has nothing left to be elected for, but what it was elected for is here then too.
+            changed |= !self.bounded;
+        }
+        let near = known.near;
+        if changed {
+            self.changed = true;
+            self.electorate_changed();
         }
         if counted {
-            self.count(&news);
+            self.count(news.into_iter(), near, now);
         } else {
             self.heard(peer, now);
         }
     }
 
-    /// A peer started on these groups. Where both want the same, the higher score keeps it.
-    pub fn claimed(&mut self, peer: NodeId, groups: &[u32], now: Time) {
+    /// A peer started on these groups, from the origin or from another zone. Where both want the same in the same way, the
+    /// higher score keeps it.
+    pub fn claimed(&mut self, peer: NodeId, groups: &[u32], origin: bool, now: Time) {
         let Some(known) = self.peers.get_mut(&peer) else { return };
         known.spoke(now);
+        self.changed = true;
         for &group in groups {
             if self.share.is_shared(group) {
                 known.claim(group, now);
-                if known.member() {
+                if origin && known.member() {
                     self.share.yield_to(&peer, group);
+                } else if !origin && known.near && known.carrier() {
+                    self.crossing.yield_to(&peer, group);
+                }
+                if self.roster.start(group, now) {
+                    self.sight.news(now);
                 }
             }
         }
@@ -96,12 +131,13 @@ impl Exchange {
                 return;
             }
             known.origin = reachable;
+            self.changed = true;
             if reachable {
                 self.origin.try_soon(self.polled_at);
             } else {
                 known.claims.clear();
             }
-            self.share.changed();
+            self.electorate_changed();
         }
     }
 
@@ -109,6 +145,8 @@ impl Exchange {
     pub fn absent(&mut self, peer: NodeId, positions: &[Position], retry: Duration, now: Time) {
         let Some(mut known) = self.peers.remove(&peer) else { return };
         known.spoke(now);
+        self.changed = true;
+        self.out_of_reach = false;
         let mut denied = RoaringBitmap::new();
         for &position in positions {
             if known.answered_ask(position).is_some() {
@@ -120,12 +158,15 @@ impl Exchange {
         }
         if retry.is_zero() {
             if !known.discounted {
-                self.uncount(&denied);
+                self.uncount(denied.iter(), known.near);
             }
-            known.holdings -= &denied;
-            known.complete = known.holdings.len() == self.lengths.len() as u64;
+            for position in &denied {
+                known.holdings.remove(position);
+            }
+            known.complete = known.holdings.is_full();
         } else {
             known.busy_until = now + retry.min(Duration::from_secs(10));
+            self.busy_until = Some(self.busy_until.map_or(known.busy_until, |at| at.min(known.busy_until)));
         }
         let useless = known.refused(positions.len(), retry.is_zero(), now);
         self.peers.insert(peer, known);
@@ -141,6 +182,8 @@ impl Exchange {
     pub fn arrived(&mut self, position: Position, peer: NodeId, bytes: u64, now: Time) -> bool {
         let Some(known) = self.peers.get_mut(&peer) else { return false };
         known.arrived(position, bytes, now);
+        self.changed = true;
+        self.out_of_reach = false;
         let accepted = self.accept(position, Source::Peer(peer), bytes, now);
         if accepted {
             self.revive(peer);
@@ -152,6 +195,7 @@ impl Exchange {
 
     /// The origin answered a request made by [`Output::AskOrigin`]. The result is as for [`Exchange::arrived`].
     pub fn origin_answered(&mut self, position: Position, answer: OriginAnswer, now: Time) -> bool {
+        self.changed = true;
         let was_reachable = self.origin.reachable();
         self.origin.answered(position, &answer, now);
         let accepted = match answer {
@@ -169,7 +213,7 @@ impl Exchange {
         };
         if was_reachable != self.origin.reachable() {
             self.out.push_back(Output::TellOrigin(self.origin.reachable()));
-            self.share.changed();
+            self.electorate_changed();
             if was_reachable {
                 self.share.drop_claims();
             }
@@ -185,18 +229,19 @@ impl Exchange {
         if position as usize >= self.lengths.len() || !self.held.insert(position) {
             return;
         }
+        self.changed = true;
         self.progress_at = now;
         self.withdraw(position);
-        self.missing.remove(position);
+        self.not_missing(position);
         self.postponed.remove(position);
-        self.askable.remove(position);
         if self.lengths[position as usize] <= limits::SHARED_CHUNK_BYTES {
-            self.announce.insert(position);
+            self.note_for_others(position);
         }
     }
 
     /// A chunk failed verification: its peer is banned, and it is asked elsewhere.
     pub fn corrupt(&mut self, position: Position, from: Source, now: Time) {
+        self.changed = true;
         self.stats.corrupt += 1;
         if let Some(bytes) = self.checking.remove(&position) {
             self.in_flight = self.in_flight.saturating_sub(bytes);

@@ -3,8 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use roaring::RoaringBitmap;
-
+use crate::bits::Bits;
 use crate::election::{GROUP, group_of};
 use crate::{Position, Time};
 
@@ -35,6 +34,8 @@ const FIRST_DISTRUST: Duration = Duration::from_secs(2);
 const SILENT: Duration = Duration::from_secs(1);
 /// Nor does one that talks and answers nothing for this long; half as long each time that it is found out.
 const LONGEST_MUTE: Duration = Duration::from_secs(5);
+/// A peer that stalled and says nothing is tried with a little this often.
+const PROBE: Duration = Duration::from_secs(2);
 /// Seconds of a peer's pace that are asked ahead.
 const AHEAD: f64 = 0.25;
 /// Bytes a second assumed of a peer that has not sent anything yet.
@@ -43,6 +44,8 @@ const UNKNOWN_RATE: f64 = 20e6;
 /// One peer of an exchange.
 #[derive(Debug)]
 pub(super) struct Peer {
+    /// It is of the own zone.
+    pub(super) near: bool,
     /// It said what it holds.
     pub(super) answered: bool,
     /// It downloads, so it may be elected.
@@ -56,7 +59,7 @@ pub(super) struct Peer {
     /// It made no progress with its claims and is out of the election until it does.
     pub(super) suspect: bool,
     /// What it holds.
-    pub(super) holdings: RoaringBitmap,
+    pub(super) holdings: Bits,
     /// What it was asked and when, and the bytes expected.
     pub(super) outstanding: BTreeMap<Position, (Time, u64)>,
     /// Groups that it is fetching from the origin, and since when.
@@ -81,18 +84,22 @@ pub(super) struct Peer {
     distrusted_until: Time,
     denied: usize,
     busy_first: Option<Time>,
+    /// When it was last seen to owe answers for too long, if it sent nothing since.
+    stalled_at: Option<Time>,
 }
 
 impl Peer {
-    pub(super) fn new(now: Time) -> Self {
+    /// `count` are the positions of the index.
+    pub(super) fn new(near: bool, count: u32, now: Time) -> Self {
         Self {
+            near,
             answered: false,
             downloads: false,
             complete: false,
             origin: true,
             discounted: false,
             suspect: false,
-            holdings: RoaringBitmap::new(),
+            holdings: Bits::new(count),
             outstanding: BTreeMap::new(),
             claims: BTreeMap::new(),
             busy_until: Duration::ZERO,
@@ -112,6 +119,7 @@ impl Peer {
             distrusted_until: Duration::ZERO,
             denied: 0,
             busy_first: None,
+            stalled_at: None,
         }
     }
 
@@ -120,11 +128,11 @@ impl Peer {
         self.spoke_at = now;
     }
 
-    /// It holds more. True if that belongs to its claims: it is alive as a fetcher.
-    pub(super) fn progressed(&mut self, news: &RoaringBitmap, count: u32, now: Time) -> bool {
+    /// It holds more, which is noted already. True if that belongs to its claims: it is alive as a fetcher.
+    pub(super) fn progressed(&mut self, news: &[Position], count: u32, now: Time) -> bool {
         let mut touched = Vec::new();
         if !self.claims.is_empty() {
-            touched.extend(news.iter().map(group_of).filter(|group| self.claims.contains_key(group)));
+            touched.extend(news.iter().copied().map(group_of).filter(|group| self.claims.contains_key(group)));
             touched.dedup();
         }
         if touched.is_empty() {
@@ -132,8 +140,7 @@ impl Peer {
         }
         for group in touched {
             let (first, end) = (group * GROUP, ((group + 1) * GROUP).min(count));
-            let held = self.holdings.range_cardinality(first..end) + news.range_cardinality(first..end);
-            if held >= u64::from(end - first) {
+            if self.holdings.count_range(first, end) == end - first {
                 self.claims.remove(&group);
             }
         }
@@ -196,6 +203,7 @@ impl Peer {
             self.busy_first = None;
         }
         self.arrived_at = now;
+        self.stalled_at = None;
         self.busy_bytes += bytes;
         let busy = now.saturating_sub(self.busy_since).as_secs_f64();
         if busy >= 0.1 || (self.outstanding.is_empty() && busy > 0.0) {
@@ -236,7 +244,20 @@ impl Peer {
 
     /// Whether it owes answers and none has come for too long.
     pub(super) fn stalled(&self, now: Time) -> bool {
-        !self.outstanding.is_empty() && now.saturating_sub(self.arrived_at) > self.late_after()
+        let waited = now.saturating_sub(self.arrived_at);
+        !self.outstanding.is_empty() && waited > EARLIEST_LATE && waited > self.late_after()
+    }
+
+    /// Notes that it stalls: until it sends something, it is asked for little, and while it is silent for nearly nothing.
+    pub(super) fn look(&mut self, now: Time) {
+        if self.stalled(now) {
+            self.stalled_at = Some(now);
+        }
+    }
+
+    /// What was held against it is forgotten.
+    pub(super) fn forgive(&mut self) {
+        self.stalled_at = None;
     }
 
     /// Whether it owes answers and is silent, or talks and does not answer.
@@ -251,11 +272,18 @@ impl Peer {
 
     /// Bytes that may still be asked.
     pub(super) fn room(&self, now: Time) -> u64 {
-        if now < self.busy_until || self.discounted || self.stalled(now) {
+        let window = self.rate.map_or(FIRST_WINDOW, |rate| (rate * AHEAD) as u64);
+        let room = window.clamp(LEAST_WINDOW, MOST_WINDOW).saturating_sub(self.outstanding_bytes);
+        if room == 0 || now < self.busy_until || self.discounted || self.stalled(now) {
             return 0;
         }
-        let window = self.rate.map_or(FIRST_WINDOW, |rate| (rate * AHEAD) as u64);
-        window.clamp(LEAST_WINDOW, MOST_WINDOW).saturating_sub(self.outstanding_bytes)
+        match self.stalled_at {
+            None => room,
+            Some(at) if self.outstanding.is_empty() && (self.spoke_at > at || now >= at + PROBE) => {
+                room.min(LEAST_WINDOW)
+            }
+            Some(_) => 0,
+        }
     }
 
     /// Bytes that it was asked for and has not sent.
@@ -280,7 +308,12 @@ impl Peer {
 
     /// Whether the election counts it.
     pub(super) fn member(&self) -> bool {
-        self.downloads && self.answered && self.origin && !self.complete && !self.suspect && !self.discounted
+        self.carrier() && self.origin && !self.complete
+    }
+
+    /// Whether it may be elected to bring something into its zone from another.
+    pub(super) fn carrier(&self) -> bool {
+        self.downloads && self.answered && !self.suspect && !self.discounted
     }
 }
 

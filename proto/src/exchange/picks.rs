@@ -1,12 +1,11 @@
 //! Which askable positions come next: the rarest, ties in an order of this node's own, neighbours together.
 
-use roaring::RoaringBitmap;
-
+use crate::bits::Bits;
 use crate::election::{Election, group_of};
 use crate::{NodeId, Position};
 
 /// Positions looked at for one refill.
-const LOOKED_AT: usize = 4096;
+pub(super) const LOOKED_AT: usize = 4096;
 /// Positions that one refill keeps.
 const KEPT: usize = 256;
 /// From this number of holders on, a position counts as common.
@@ -27,8 +26,13 @@ impl Picks {
         Self { order, me, queue: Vec::new(), cursor }
     }
 
+    /// Where this node begins with what it may choose from freely.
+    pub(super) fn start(&self) -> Position {
+        self.cursor
+    }
+
     /// The next position that is still askable; `None` when the queue is used up.
-    pub(super) fn next(&mut self, askable: &RoaringBitmap) -> Option<Position> {
+    pub(super) fn next(&mut self, askable: &Bits) -> Option<Position> {
         while let Some(position) = self.queue.pop() {
             if askable.contains(position) {
                 return Some(position);
@@ -37,20 +41,16 @@ impl Picks {
         None
     }
 
-    /// Looks again at what is askable; where that is much, at a window of it, elsewhere for each node.
-    pub(super) fn refill(&mut self, askable: &RoaringBitmap, available: &[u16]) {
-        let count = available.len() as u32;
-        let from = if askable.len() <= LOOKED_AT as u64 || count == 0 { 0 } else { self.cursor % count };
+    /// Looks again at what is askable; of much, at what begins about where the last look ended.
+    pub(super) fn refill(&mut self, askable: Vec<Position>, available: &[u16]) {
         let mut seen: Vec<(u16, u64, Position)> = askable
-            .range(from..)
-            .chain(askable.range(..from))
-            .take(LOOKED_AT)
+            .into_iter()
             .map(|position| {
                 let holders = available[position as usize].min(COMMON);
                 (holders, self.order.score(&self.me, group_of(position)), position)
             })
             .collect();
-        if let Some(last) = seen.last() {
+        if let Some(last) = seen.last().filter(|_| seen.len() >= LOOKED_AT) {
             self.cursor = last.2;
         }
         if seen.len() > KEPT {

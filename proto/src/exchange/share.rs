@@ -5,22 +5,33 @@
 
 use std::collections::{BTreeSet, VecDeque};
 
+use super::best::Best;
 use crate::election::{Election, group_of};
-use crate::{NodeId, Position};
+use crate::{NodeId, Position, ZoneId};
 
 /// Groups of others that are compared before one is chosen, so that two nodes that are done at once take different ones.
 const COMPARED: usize = 16;
 
+/// Who is elected for a group.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Owner {
+    Zone(ZoneId),
+    Node(NodeId),
+}
+
 #[derive(Debug)]
 pub(super) struct Share {
     me: NodeId,
+    zone: ZoneId,
     election: Election,
     groups: u32,
     /// Groups that no other node fetches for this one.
     alone: BTreeSet<u32>,
     stale: bool,
-    /// The other nodes of the election.
-    members: Vec<NodeId>,
+    /// The other nodes of the zone that are in the election.
+    members: Best<NodeId>,
+    /// The other zones.
+    zones: Best<ZoneId>,
     /// All groups, in ascending order of this node's score.
     order: Vec<u32>,
     /// So many of `order` have not been looked at since something changed.
@@ -33,16 +44,18 @@ pub(super) struct Share {
 
 impl Share {
     /// `groups` groups, of which `alone` are fetched by each node itself.
-    pub(super) fn new(me: NodeId, election: Election, groups: u32, alone: BTreeSet<u32>) -> Self {
+    pub(super) fn new(me: NodeId, zone: ZoneId, election: Election, groups: u32, alone: BTreeSet<u32>) -> Self {
         let mut order: Vec<u32> = (0..groups).collect();
         order.sort_by_cached_key(|group| election.score(&me, *group));
         Self {
             me,
+            zone,
             election,
             groups,
             alone,
             stale: true,
-            members: Vec::new(),
+            members: Best::new(groups),
+            zones: Best::new(groups),
             order,
             ahead: 0,
             others: None,
@@ -77,13 +90,23 @@ impl Share {
         }
     }
 
-    /// Starts over if something changed. `members` are the other nodes of the election.
-    pub(super) fn refresh(&mut self, members: impl FnOnce() -> Vec<NodeId>) {
-        if std::mem::take(&mut self.stale) {
-            self.members = members();
-            self.ahead = self.order.len();
-            self.others = None;
-        }
+    /// Starts over, because something changed. `members` are the other nodes of the zone that are in the election.
+    pub(super) fn refresh(&mut self, members: BTreeSet<NodeId>, zones: BTreeSet<ZoneId>) {
+        self.stale = false;
+        self.members.set(members, |node, group| self.election.score(node, group));
+        self.zones.set(zones, |zone, group| self.election.zone_score(*zone, group));
+        self.ahead = self.order.len();
+        self.others = None;
+    }
+
+    /// Whether something changed.
+    pub(super) fn is_stale(&self) -> bool {
+        self.stale
+    }
+
+    /// Whether something of the groups that were started is still to be asked for.
+    pub(super) fn has_work(&self) -> bool {
+        !self.work.is_empty()
     }
 
     /// The next position of the groups that were started.
@@ -92,12 +115,14 @@ impl Share {
     }
 
     /// Chooses the next group and starts on it. `wanted` lists what is to be fetched of a group, `all` the groups of
-    /// which something is, in ascending order; `taken` says whether another node is at it. `None`: there is nothing to start now.
+    /// which something is, in ascending order; `taken` says whether another node is at it. Groups of others come into
+    /// question if `steal`. `None`: there is nothing to start now.
     pub(super) fn start_group(
         &mut self,
         wanted: impl Fn(u32) -> Vec<Position>,
         all: impl Fn() -> Vec<u32>,
         taken: impl Fn(u32) -> bool,
+        steal: bool,
     ) -> Option<u32> {
         while self.ahead > 0 {
             self.ahead -= 1;
@@ -107,6 +132,9 @@ impl Share {
             if !positions.is_empty() && (alone || (self.owns(group) && !taken(group))) {
                 return Some(self.start(group, positions));
             }
+        }
+        if !steal {
+            return None;
         }
         let mut others = self.others.take().unwrap_or_else(|| self.of_others(all()));
         let mut free: Vec<(u64, usize, Vec<Position>)> = Vec::new();
@@ -134,18 +162,36 @@ impl Share {
         group
     }
 
-    /// Whether this node is the one elected for the group.
-    pub(super) fn owns(&self, group: u32) -> bool {
-        self.election.score(&self.me, group) >= self.best_of_others(group)
+    pub(super) fn election(&self) -> &Election {
+        &self.election
     }
 
-    fn best_of_others(&self, group: u32) -> u64 {
-        self.members.iter().map(|node| self.election.score(node, group)).max().unwrap_or(0)
+    /// Whether this node is the one elected for the group.
+    pub(super) fn owns(&self, group: u32) -> bool {
+        self.is_of_zone(group) && self.election.score(&self.me, group) >= self.members.of(group)
+    }
+
+    /// Whether a node of this zone is the one elected.
+    pub(super) fn is_of_zone(&self, group: u32) -> bool {
+        self.election.zone_score(self.zone, group) >= self.zones.of(group)
+    }
+
+    /// Who should have brought a group and is not this node: another zone, or another node of this one.
+    pub(super) fn owner(&self, group: u32) -> Option<Owner> {
+        if !self.is_of_zone(group) {
+            let zone = self.zones.holder(group, |zone, group| self.election.zone_score(*zone, group));
+            return zone.map(|zone| Owner::Zone(*zone));
+        }
+        if self.owns(group) {
+            return None;
+        }
+        self.members.holder(group, |node, group| self.election.score(node, group)).map(|node| Owner::Node(*node))
     }
 
     fn of_others(&self, mut groups: Vec<u32>) -> Vec<u32> {
         groups.dedup();
-        groups.sort_by_cached_key(|group| std::cmp::Reverse(self.best_of_others(*group)));
+        groups.retain(|group| self.is_of_zone(*group));
+        groups.sort_by_cached_key(|group| std::cmp::Reverse(self.members.of(*group)));
         groups
     }
 }

@@ -73,7 +73,7 @@ impl World {
     }
 
     fn arrive(&mut self, peer: usize) {
-        self.exchange.joined(node(peer), true, self.now);
+        self.exchange.joined(node(peer), ZoneId::default(), true, self.now);
         self.exchange.have(node(peer), &self.said(peer), self.now);
     }
 
@@ -96,7 +96,7 @@ impl World {
                 Output::AskOrigin(position) => {
                     assert!(self.origin_asked.insert(position), "the origin asked for {position} twice");
                 }
-                Output::Announce(news) => {
+                Output::Announce(_, news, _) => {
                     assert!(news.positions().is_subset(self.exchange.held()), "announced what is not held");
                     assert!(news.positions().is_disjoint(&self.announced), "announced twice");
                     self.announced |= news.positions();
@@ -107,7 +107,7 @@ impl World {
                     self.asked.remove(&peer);
                 }
                 Output::Complete => self.completed += 1,
-                Output::TellOrigin(_) => {}
+                Output::TellOrigin(_) | Output::Tell(..) => {}
                 Output::GiveUp(why) => panic!("gave up: {why:?}"),
             }
         }
@@ -180,7 +180,12 @@ impl World {
                 let more: Holdings = self.said(peer).positions().iter().take(usize::from(value) % 40).collect();
                 self.exchange.have_more(node(peer), &more, self.now);
             }
-            11 => self.exchange.claimed(node(peer), &[position / GROUP, u32::from(value), u32::MAX], self.now),
+            11 => self.exchange.claimed(
+                node(peer),
+                &[position / GROUP, u32::from(value), u32::MAX],
+                value % 2 == 0,
+                self.now,
+            ),
             12 => self.exchange.peer_origin(node(peer), value.is_multiple_of(2)),
             13 if self.truth[peer].as_ref().is_none_or(|held| held.contains(position)) => self.answer(peer, position),
             14 => self.exchange.want([position, u32::MAX], self.now),
@@ -301,7 +306,7 @@ fn the_only_holder_is_asked_again_after_it_did_not_answer_although_it_says_nothi
 #[test]
 fn a_claim_ends_when_its_node_says_that_it_does_not_reach_the_origin() {
     let mut world = World::of(16, &[&[]]);
-    world.exchange.claimed(node(0), &[0], world.now);
+    world.exchange.claimed(node(0), &[0], true, world.now);
     world.wait(ms(200));
     assert!(world.origin_asked.is_empty());
     world.exchange.peer_origin(node(0), false);
@@ -414,7 +419,7 @@ fn a_second_request_to_the_origin_is_not_made_while_one_is_in_flight() {
 fn newcomers_that_say_nothing_are_waited_for_a_moment_and_not_for_ever() {
     let mut world = World::of(16, &[]);
     world.truth.push(Some(set([])));
-    world.exchange.joined(node(0), true, world.now);
+    world.exchange.joined(node(0), ZoneId::default(), true, world.now);
     (0..74).for_each(|_| world.wait(ms(20)));
     assert!(world.origin_asked.is_empty());
     world.wait(ms(20));
@@ -423,7 +428,7 @@ fn newcomers_that_say_nothing_are_waited_for_a_moment_and_not_for_ever() {
     let mut world = World::of(16, &[]);
     for round in 0.. {
         assert!(round < 20, "nothing asked of the origin while somebody comes and goes");
-        world.exchange.joined(node(0), true, world.now);
+        world.exchange.joined(node(0), ZoneId::default(), true, world.now);
         (0..50).for_each(|_| world.wait(ms(20)));
         world.exchange.left(node(0), world.now);
         if !world.origin_asked.is_empty() {
@@ -437,7 +442,7 @@ fn chunks_that_nobody_needs_do_not_put_off_giving_up() {
     let lengths: Arc<[u32]> = vec![2000; 2].into();
     let config = Config { origin: false, ..Config::default() };
     let mut exchange = Exchange::new(ME, &INDEX, lengths, set([0]), config, Time::ZERO);
-    exchange.joined(node(0), false, Time::ZERO);
+    exchange.joined(node(0), ZoneId::default(), false, Time::ZERO);
     exchange.have(node(0), &Holdings::new(), Time::ZERO);
     let mut gave_up = false;
     for second in 0..40 {
@@ -475,7 +480,29 @@ fn the_last_few_chunks_are_announced_too() {
 fn a_chunk_too_long_to_travel_is_not_announced() {
     let lengths: Arc<[u32]> = vec![limits::SHARED_CHUNK_BYTES, limits::SHARED_CHUNK_BYTES + 1].into();
     let mut exchange = Exchange::new(ME, &INDEX, lengths, set([]), Config::default(), Time::ZERO);
+    exchange.joined(node(0), ZoneId::default(), true, Time::ZERO);
     exchange.stored(0, ms(1));
     exchange.stored(1, ms(1));
-    assert_eq!(exchange.poll(ms(100)), Some(Output::Announce([0].into_iter().collect())));
+    assert_eq!(exchange.poll(ms(100)), Some(Output::Announce(vec![node(0)], [0].into_iter().collect(), vec![])));
+}
+
+#[test]
+fn a_peer_that_froze_is_asked_for_nothing_until_it_speaks_and_what_it_owes_comes_from_another_within_300_ms() {
+    let config = Config { origin: false, budget: 20_000, ..Config::default() };
+    let mut world = World::new(400, vec![Some(set(0..400)), Some(set(0..400))], config);
+    let mut frozen = Vec::new();
+    for round in 0..40 {
+        world.wait(ms(50));
+        // The second answers at once; the first does not any more after half a second.
+        for peer in if round < 10 { vec![0, 1] } else { vec![1] } {
+            world.owed(peer).into_iter().for_each(|position| world.answer(peer, position));
+        }
+        (0..world.checking.len()).for_each(|_| world.verify(0));
+        world.drain();
+        frozen.push(world.owed(0).len());
+    }
+    assert!(frozen[10] > 0, "it was asked before it froze");
+    let since = frozen[10..].iter().position(|owed| *owed == 0).unwrap();
+    assert!(since <= 7, "what it owed came after {} ms", since * 50);
+    assert!(frozen[10 + since..].iter().all(|owed| *owed == 0), "asked again while it was silent: {frozen:?}");
 }

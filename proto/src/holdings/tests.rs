@@ -8,7 +8,7 @@ use super::*;
 use crate::{IndexId, Message, codec};
 
 fn body(holdings: Holdings) -> Vec<u8> {
-    codec::encode(&Message::HaveMore { index: IndexId([1; 32]), holdings }).unwrap()[4..].to_vec()
+    codec::encode(&Message::HaveMore { index: IndexId([1; 32]), holdings, started: vec![] }).unwrap()[4..].to_vec()
 }
 
 /// A message with these bytes as its bitmap.
@@ -16,6 +16,7 @@ fn with_bitmap(bitmap: &[u8]) -> Result<Message, codec::DecodeError> {
     let mut bytes = body(Holdings::new())[..36].to_vec();
     bytes.extend((bitmap.len() as u64).to_le_bytes());
     bytes.extend(bitmap);
+    bytes.extend([0; 8]);
     codec::decode(&bytes)
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use proto::exchange::{Config, GiveUp, OriginAnswer, Output, Source};
-use proto::{Exchange, Holdings, IndexId, Message, NodeId, Position};
+use proto::{Exchange, Holdings, IndexId, Message, NodeId, Position, ZoneId};
 use roaring::RoaringBitmap;
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
@@ -81,7 +81,9 @@ impl Hub {
             ..Config::default()
         };
         let config = match (self.config.lan, !origins.is_empty()) {
-            (true, origin) => Config { origin, grace: MEETING.saturating_sub(now), ..usual },
+            (true, origin) => {
+                Config { origin, zone: ZoneId::of(&self.config.zone), grace: MEETING.saturating_sub(now), ..usual }
+            }
             (false, true) => Config { grace: Duration::ZERO, absent_patience: Duration::ZERO, ..usual },
             // Nobody can be asked: what is missing stays so.
             (false, false) => Config { origin: false, patience: Duration::ZERO, ..usual },
@@ -90,9 +92,10 @@ impl Hub {
         let mut all = RoaringBitmap::new();
         all.insert_range(0..layout.count());
         exchange.postpone(&all);
+        exchange.set_bounded(self.choice.bounded());
         for (id, neighbour) in &self.neighbours {
             let Some(roster) = neighbour.rosters.get(&index_id) else { continue };
-            exchange.joined(*id, roster.downloads, now);
+            exchange.joined(*id, neighbour.zone(), roster.downloads, now);
             exchange.peer_origin(*id, !roster.no_origin);
             match &roster.holdings {
                 Some(holdings) => exchange.have(*id, holdings, now),
@@ -232,25 +235,29 @@ impl Hub {
     }
 
     fn carry_out(&mut self, index: IndexId, output: Output) {
-        let send = |hub: &Self, to: NodeId, message: Message| {
+        let send = |hub: &Self, to: NodeId, message: &Message| {
             if let Some(neighbour) = hub.neighbours.get(&to) {
-                neighbour.send(&message);
+                neighbour.send(message);
             }
         };
         match output {
             Output::Ask(to, positions) => {
                 tracing::trace!(%to, ?positions, "asks");
-                send(self, to, Message::Want { index, positions, plain: false });
+                send(self, to, &Message::Want { index, positions, plain: false });
             }
             Output::Cancel(to, positions) => {
                 tracing::trace!(%to, ?positions, "cancels");
-                send(self, to, Message::Cancel { index, positions });
+                send(self, to, &Message::Cancel { index, positions });
             }
             Output::AskOrigin(position) => self.ask_origin(index, position),
-            Output::Announce(holdings) if self.config.share => {
-                self.tell(&index, &Message::HaveMore { index, holdings });
+            Output::Announce(to, holdings, started) if self.config.share => {
+                let message = Message::HaveMore { index, holdings, started };
+                to.into_iter().for_each(|to| send(self, to, &message));
             }
-            Output::Claim(groups) if self.config.share => self.tell(&index, &Message::Claim { index, groups }),
+            Output::Claim(groups) if self.config.share => {
+                self.tell(&index, &Message::Claim { index, groups, origin: true });
+            }
+            Output::Tell(to, message) if self.config.share => to.into_iter().for_each(|to| send(self, to, &message)),
             Output::TellOrigin(reachable) => self.tell(&index, &Message::Origin { index, reachable }),
             Output::Ban(peer) => self.ban(peer),
             Output::GiveUp(reason) => {
@@ -260,7 +267,7 @@ impl Hub {
                     fetching.fail(error);
                 }
             }
-            Output::Announce(_) | Output::Claim(_) | Output::Complete => {}
+            Output::Announce(..) | Output::Claim(_) | Output::Tell(..) | Output::Complete => {}
         }
     }
 
@@ -305,15 +312,15 @@ impl Hub {
         self.neighbours.values().any(|neighbour| now_missing(neighbour, &layout))
     }
 
-    /// A neighbour left the exchange of an index.
-    pub(super) fn departed(&mut self, id: NodeId, index: &IndexId) {
+    /// A neighbour left the exchange of an index; `there`: it is no neighbour any more, and takes part all the same.
+    pub(super) fn departed(&mut self, id: NodeId, index: &IndexId, there: bool) {
         let now = self.now();
         if let Some(local) = self.locals.get_mut(index) {
             if let Some(race) = &mut local.race {
                 race.machine.left(id);
             }
             if let Some(fetching) = &mut local.fetching {
-                fetching.exchange.left(id, now);
+                if there { fetching.exchange.parted(id, now) } else { fetching.exchange.left(id, now) }
             }
         }
     }

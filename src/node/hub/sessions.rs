@@ -6,8 +6,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use proto::limits::EXCHANGES_PER_PEER;
-use proto::message::Hello;
-use proto::{Holdings, IndexId, Message, NodeId};
+use proto::message::{Hello, PeerAddress};
+use proto::neighbours::{ENOUGH, Step};
+use proto::{Holdings, IndexId, Message, NodeId, ZoneId};
 use tokio::sync::Semaphore;
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
@@ -15,7 +16,7 @@ use tokio::time::Instant;
 use super::{Event, Hub, UNSEEN_BYTES};
 use crate::node::address;
 use crate::node::dht::DhtEvent;
-use crate::node::discovery::{DiscoveryEvent, Found};
+use crate::node::discovery::{DiscoveryEvent, Found, Tag};
 use crate::node::outbox::SessionSender;
 use crate::node::serve::{Wants, serve};
 use crate::node::session::{self, Session};
@@ -103,6 +104,10 @@ impl Neighbour {
         kept + holdings.bytes() <= FOREIGN_HOLDINGS
     }
 
+    pub(super) fn zone(&self) -> ZoneId {
+        ZoneId::of(&self.hello.zone)
+    }
+
     /// The neighbour's word on one index, within the number of exchanges allowed.
     pub(super) fn roster(&mut self, index: IndexId) -> Option<&mut Roster> {
         if !self.rosters.contains_key(&index) && self.rosters.len() >= EXCHANGES_PER_PEER {
@@ -124,34 +129,79 @@ impl Hub {
     pub(super) fn dial_known(&mut self) {
         let known = self.doors.known.latest_first();
         for peer in known.into_iter().take(8) {
-            self.candidate(peer.node, vec![peer.addr], Duration::ZERO);
+            self.candidate(peer.node, ZoneId::default(), vec![peer.addr], Duration::ZERO);
         }
         self.tend_sessions();
     }
 
     pub(super) fn discovered(&mut self, event: DiscoveryEvent) {
         match event {
-            DiscoveryEvent::Found(Found { node, addresses, .. }) => {
+            DiscoveryEvent::Found(Found { node, addresses, zone, tags, .. }) => {
                 let courtesy = if node > self.me { Duration::ZERO } else { COURTESY };
-                self.candidate(node, addresses, courtesy);
+                self.candidate(node, ZoneId::of(&zone), addresses, courtesy);
+                if zone == self.config.zone {
+                    self.heard_of(node, |tag| tags.contains(&tag));
+                }
                 self.dial_due();
             }
             DiscoveryEvent::Lost(node) => {
                 self.dials.known.remove(&node);
+                self.choice.lost(&node);
+                let now = self.now();
+                for fetching in self.locals.values_mut().filter_map(|local| local.fetching.as_mut()) {
+                    fetching.exchange.heard_of(node, false, now);
+                }
             }
             DiscoveryEvent::Warning(warning) => tracing::warn!("{warning}"),
         }
     }
 
+    /// Discovery says that a node of this zone takes part in the exchanges with these tags.
+    fn heard_of(&mut self, node: NodeId, takes_part: impl Fn(Tag) -> bool) {
+        let now = self.now();
+        for (index, local) in &mut self.locals {
+            if let Some(fetching) = &mut local.fetching
+                && takes_part(self.config.network.tag(node, index))
+            {
+                fetching.exchange.heard_of(node, true, now);
+            }
+        }
+    }
+
+    /// A neighbour named nodes that may become neighbours.
+    pub(super) fn told_of(&mut self, peers: &[PeerAddress]) {
+        for peer in peers {
+            let wanted = address::is_dialable(peer.address) && address::is_private(peer.address.ip());
+            if wanted && !self.neighbours.contains_key(&peer.node) {
+                self.candidate(peer.node, peer.zone, vec![peer.address], COURTESY);
+            }
+        }
+        self.dial_due();
+    }
+
+    /// Neighbours that are named to a new one, with addresses that mean the same there.
+    pub(super) fn peers_for(&self, to: &NodeId) -> Vec<PeerAddress> {
+        let named = self.choice.to_tell(to).into_iter().filter_map(|node| {
+            let neighbour = self.neighbours.get(&node)?;
+            let address = at_port(neighbour.addr, neighbour.hello.session_port);
+            let scoped = matches!(address, SocketAddr::V6(v6) if v6.ip().is_unicast_link_local());
+            let usable = neighbour.hello.session_port != 0 && !scoped && !address.ip().is_loopback();
+            usable.then(|| PeerAddress { node, zone: neighbour.zone(), address })
+        });
+        named.collect()
+    }
+
     /// A node that may be dialled at these addresses.
-    pub(super) fn candidate(&mut self, node: NodeId, mut addresses: Vec<SocketAddr>, after: Duration) {
-        addresses.retain(|addr| self.config.admission.admits_dial(*addr));
+    pub(super) fn candidate(&mut self, node: NodeId, zone: ZoneId, mut addresses: Vec<SocketAddr>, after: Duration) {
+        addresses.retain(|addr| addr.port() != 0 && self.config.admission.admits_dial(*addr));
         if node == self.me || self.banned.contains(&node) || addresses.is_empty() {
             return;
         }
         if self.dials.known.len() >= CANDIDATES && !self.dials.known.contains_key(&node) {
             return;
         }
+        let time = self.now();
+        self.choice.learned(node, zone, after, time);
         address::order(&mut addresses);
         let next = Instant::now() + after;
         let new = Candidate { addresses: Vec::new(), next, pause: REDIAL, attempt: 0, dialling: false };
@@ -173,6 +223,10 @@ impl Hub {
 
     pub(super) fn tend_sessions(&mut self) {
         self.dial_due();
+        let bounded = self.choice.bounded();
+        for fetching in self.locals.values_mut().filter_map(|local| local.fetching.as_mut()) {
+            fetching.exchange.set_bounded(bounded);
+        }
         let now = Instant::now();
         let mut deaf = Vec::new();
         for (id, neighbour) in &mut self.neighbours {
@@ -193,6 +247,9 @@ impl Hub {
         if self.dials.under_way >= DIALS || self.neighbours.len() >= SESSIONS {
             return;
         }
+        if self.choice.bounded() {
+            return self.dial_chosen();
+        }
         let waiting = self.dials.known.iter().filter(|(id, candidate)| {
             !candidate.dialling && candidate.next <= now && !self.neighbours.contains_key(id)
         });
@@ -201,23 +258,43 @@ impl Hub {
         due.sort_unstable();
         due.truncate(DIALS - self.dials.under_way);
         for (_, node) in due {
-            let Some(candidate) = self.dials.known.get_mut(&node) else { continue };
-            candidate.dialling = true;
-            let addr = candidate.addresses[candidate.attempt % candidate.addresses.len()];
-            candidate.attempt += 1;
-            self.dials.under_way += 1;
-            let (config, events) = (self.session_config.clone(), self.events.clone());
-            tokio::spawn(async move {
-                let opened = session::connect(addr, Some(node), &config).await;
-                let error = opened.as_ref().err().map(ToString::to_string);
-                if events.send(Event::Dialled { node, addr, error }).await.is_err() {
-                    return;
-                }
-                if let Ok(session) = opened {
-                    let _ = events.send(Event::Opened { session: Box::new(session), dialled: true }).await;
-                }
-            });
+            self.dial(node);
         }
+    }
+
+    /// There are more nodes than neighbours: dials those that were chosen, and lets go of those that are too many.
+    fn dial_chosen(&mut self) {
+        let now = self.now();
+        while let Some(step) = self.choice.poll(now) {
+            match step {
+                Step::Dial(node) if !self.dial(node) => self.choice.failed(node, false, now),
+                Step::Dial(_) => {}
+                Step::Drop(node) => self.close_as(node, ENOUGH, true),
+            }
+        }
+    }
+
+    /// Whether the node is being dialled now.
+    fn dial(&mut self, node: NodeId) -> bool {
+        let Some(candidate) = self.dials.known.get_mut(&node).filter(|candidate| !candidate.dialling) else {
+            return false;
+        };
+        candidate.dialling = true;
+        let addr = candidate.addresses[candidate.attempt % candidate.addresses.len()];
+        candidate.attempt += 1;
+        self.dials.under_way += 1;
+        let (config, events) = (self.session_config.clone(), self.events.clone());
+        tokio::spawn(async move {
+            let opened = session::connect(addr, Some(node), &config).await;
+            let error = opened.as_ref().err().map(ToString::to_string);
+            if events.send(Event::Dialled { node, addr, error }).await.is_err() {
+                return;
+            }
+            if let Ok(session) = opened {
+                let _ = events.send(Event::Opened { session: Box::new(session), dialled: true }).await;
+            }
+        });
+        true
     }
 
     /// A dial ended, with a session that is told next, or with an error.
@@ -229,6 +306,8 @@ impl Hub {
             candidate.pause = (candidate.pause * 2).min(LAST_REDIAL);
         }
         let Some(error) = error else { return };
+        let now = self.now();
+        self.choice.failed(node, false, now);
         tracing::debug!(%addr, error, "no session");
         if !self.neighbours.contains_key(&node) {
             self.doors.verify(node);
@@ -242,11 +321,15 @@ impl Hub {
             candidate.next = Instant::now() + REDIAL;
         }
         let of_one = || self.neighbours.values().filter(|other| other.addr.ip() == remote_addr.ip()).count();
-        let full = !dialled
-            && !self.neighbours.contains_key(&remote)
-            && (self.neighbours.len() >= SESSIONS || of_one() >= SESSIONS_OF_ONE);
+        let zone = ZoneId::of(&hello.zone);
+        let new = !dialled && !self.neighbours.contains_key(&remote);
+        let full = new && (self.neighbours.len() >= SESSIONS || of_one() >= SESSIONS_OF_ONE);
         if self.banned.contains(&remote) || full {
             sender.close("not wanted");
+            return;
+        }
+        if new && self.choice.bounded() && !self.choice.accepts(&remote, zone) {
+            sender.close(ENOUGH);
             return;
         }
         if let Some(other) = self.neighbours.get(&remote) {
@@ -312,6 +395,8 @@ impl Hub {
             tasks: [reading.abort_handle(), serving.abort_handle()],
         };
         self.neighbours.insert(remote, neighbour);
+        let now = self.now();
+        self.choice.opened(remote, zone, now);
         self.session_config.connected.insert(remote);
         self.introduce(remote);
     }
@@ -333,6 +418,13 @@ impl Hub {
 
     /// Ends the session and takes the neighbour out of everything.
     pub(super) fn close(&mut self, id: NodeId, reason: &str) {
+        self.close_as(id, reason, false);
+    }
+
+    /// The same; `there`: the node is not gone, only no neighbour any more.
+    pub(super) fn close_as(&mut self, id: NodeId, reason: &str, there: bool) {
+        let now = self.now();
+        self.choice.closed(id, now);
         let Some(neighbour) = self.neighbours.remove(&id) else { return };
         self.session_config.connected.remove(&id);
         neighbour.sender.close(reason);
@@ -340,7 +432,7 @@ impl Hub {
             candidate.next = candidate.next.max(Instant::now() + COURTESY);
         }
         for index in neighbour.rosters.keys() {
-            self.departed(id, index);
+            self.departed(id, index, there);
         }
         self.gathering.retain(|(from, _), _| *from != id);
     }
@@ -360,7 +452,7 @@ impl Hub {
         match event {
             DhtEvent::Provider { node, addr, .. } => {
                 let courtesy = if node > self.me { Duration::ZERO } else { COURTESY };
-                self.candidate(node, vec![addr], courtesy);
+                self.candidate(node, ZoneId::default(), vec![addr], courtesy);
                 self.dial_due();
             }
             DhtEvent::Joined => tracing::debug!("the DHT is of use"),

@@ -10,6 +10,10 @@ impl Hub {
     /// Tells a new neighbour what this node takes part in.
     pub(super) fn introduce(&mut self, to: NodeId) {
         let Some(neighbour) = self.neighbours.get(&to) else { return };
+        let peers = self.peers_for(&to);
+        if !peers.is_empty() {
+            neighbour.send(&Message::Peers { peers });
+        }
         for (index, local) in &self.locals {
             if let Some(join) = self.join(index) {
                 neighbour.send(&join);
@@ -48,18 +52,29 @@ impl Hub {
             Message::Hello(_) => self.close(from, "said hello twice"),
             Message::Join(join) => self.joined(from, &join),
             Message::Leave { index } => {
-                self.departed(from, &index);
+                self.departed(from, &index, false);
                 if let Some(neighbour) = self.neighbours.get_mut(&from) {
                     neighbour.rosters.remove(&index);
                 }
             }
             Message::Have { index, holdings } => self.has(from, index, holdings, false),
-            Message::HaveMore { index, holdings } => self.has(from, index, holdings, true),
-            Message::Claim { index, groups } => {
+            Message::HaveMore { index, holdings, started } => {
+                self.has(from, index, holdings, true);
                 if let Some(fetching) = self.fetching(&index) {
-                    fetching.exchange.claimed(from, &groups, now);
+                    fetching.exchange.started(from, &started, now);
                 }
             }
+            Message::Claim { index, groups, origin } => {
+                if let Some(fetching) = self.fetching(&index) {
+                    fetching.exchange.claimed(from, &groups, origin, now);
+                }
+            }
+            Message::Others { index, zones, joined, left } => {
+                if let Some(fetching) = self.fetching(&index) {
+                    fetching.exchange.others(from, &zones, &joined, &left, now);
+                }
+            }
+            Message::Peers { peers } => self.told_of(&peers),
             Message::Origin { index, reachable } => {
                 if let Some(roster) = self.neighbours.get_mut(&from).and_then(|n| n.roster(index)) {
                     roster.no_origin = !reachable;
@@ -111,7 +126,8 @@ impl Hub {
             Message::ChunkById { .. } | Message::NoChunk { .. } | Message::Pong { .. } => {}
             Message::Bye { reason } => {
                 tracing::debug!(node = ?from, reason, "said goodbye");
-                self.close(from, "goodbye");
+                let there = reason == proto::neighbours::ENOUGH;
+                self.close_as(from, "goodbye", there);
             }
         }
     }
@@ -124,13 +140,14 @@ impl Hub {
         roster.downloads = join.downloads;
         roster.has_index = join.has_index;
         let has_index = join.has_index;
+        let zone = self.neighbours.get(&from).map(|neighbour| neighbour.zone()).unwrap_or_default();
         match self.locals.get_mut(&join.index) {
             Some(local) => {
                 if let Some(race) = &mut local.race {
                     race.machine.joined(from, has_index);
                 }
                 if let Some(fetching) = &mut local.fetching {
-                    fetching.exchange.joined(from, join.downloads, now);
+                    fetching.exchange.joined(from, zone, join.downloads, now);
                     if join.downloads && !has_index {
                         fetching.exchange.have(from, &Holdings::new(), now);
                     }

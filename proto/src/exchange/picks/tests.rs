@@ -7,19 +7,25 @@ use proptest::prelude::*;
 use super::*;
 use crate::IndexId;
 
+fn set(positions: impl IntoIterator<Item = Position>) -> Bits {
+    let mut bits = Bits::new(1 << 17);
+    positions.into_iter().for_each(|position| assert!(bits.insert(position)));
+    bits
+}
+
 fn picks(me: u8) -> Picks {
     Picks::new(Election::new(&IndexId([7; 32])), NodeId([me; 32]))
 }
 
 /// Takes everything, refilling as long as that brings something.
-fn drain(picks: &mut Picks, mut askable: RoaringBitmap, available: &[u16]) -> Vec<Position> {
+fn drain(picks: &mut Picks, mut askable: Bits, available: &[u16]) -> Vec<Position> {
     let mut order = Vec::new();
     loop {
         while let Some(position) = picks.next(&askable) {
             askable.remove(position);
             order.push(position);
         }
-        picks.refill(&askable, available);
+        picks.refill(askable.common(&[&askable], picks.start(), LOOKED_AT), available);
         if picks.queue.is_empty() {
             return order;
         }
@@ -29,7 +35,7 @@ fn drain(picks: &mut Picks, mut askable: RoaringBitmap, available: &[u16]) -> Ve
 #[test]
 fn the_rarest_come_first_and_groups_stay_together() {
     let available: Vec<u16> = (0..128).map(|position| if position / 16 == 5 { 1 } else { 3 }).collect();
-    let order = drain(&mut picks(1), (0..128).collect(), &available);
+    let order = drain(&mut picks(1), set(0..128), &available);
     assert_eq!(order[..16], (80..96).collect::<Vec<_>>());
     assert!(order.chunks(16).all(|part| part.is_sorted() && part[0] / 16 == part[15] / 16), "{order:?}");
 }
@@ -37,15 +43,15 @@ fn the_rarest_come_first_and_groups_stay_together() {
 #[test]
 fn what_many_hold_is_equally_common() {
     let available: Vec<u16> = (0..64).map(|position| if position < 16 { COMMON } else { COMMON + 7 }).collect();
-    let order = drain(&mut picks(1), (0..64).collect(), &available);
-    let other = drain(&mut picks(1), (0..64).collect(), &[COMMON; 64]);
+    let order = drain(&mut picks(1), set(0..64), &available);
+    let other = drain(&mut picks(1), set(0..64), &[COMMON; 64]);
     assert_eq!(order, other);
 }
 
 #[test]
 fn two_nodes_begin_at_different_ends() {
     let available = vec![1; 64 * 16];
-    let all = || (0..64 * 16).collect::<RoaringBitmap>();
+    let all = || set(0..64 * 16);
     let (one, other) = (drain(&mut picks(1), all(), &available), drain(&mut picks(2), all(), &available));
     assert!(one[..256].iter().filter(|position| other[..256].contains(position)).count() < 160);
 }
@@ -53,27 +59,27 @@ fn two_nodes_begin_at_different_ends() {
 #[test]
 fn what_is_no_longer_askable_is_passed_over() {
     let mut picks = picks(1);
-    picks.refill(&(0..10).collect(), &[1; 10]);
-    assert_eq!(picks.next(&[7].into_iter().collect()), Some(7));
-    assert_eq!(picks.next(&(0..7).collect()), None);
+    picks.refill((0..10).collect(), &[1; 10]);
+    assert_eq!(picks.next(&set([7])), Some(7));
+    assert_eq!(picks.next(&set(0..7)), None);
 }
 
 #[test]
 fn an_index_of_nothing_has_no_next() {
     let mut picks = picks(1);
-    picks.refill(&RoaringBitmap::new(), &[]);
-    assert_eq!(picks.next(&RoaringBitmap::new()), None);
+    picks.refill(vec![], &[]);
+    assert_eq!(picks.next(&set([])), None);
 }
 
 #[test]
 fn a_refill_of_a_large_image_looks_at_a_part_of_it_and_the_next_at_another() {
     let count = 100_000;
     let available = vec![1; count as usize];
-    let askable: RoaringBitmap = (0..count).collect();
+    let askable = set(0..count);
     let mut picks = picks(1);
     let mut seen = BTreeSet::new();
     for _ in 0..10 {
-        picks.refill(&askable, &available);
+        picks.refill(askable.common(&[&askable], picks.start(), LOOKED_AT), &available);
         assert_eq!(picks.queue.len(), KEPT);
         seen.extend(picks.queue.drain(..));
     }
@@ -83,7 +89,7 @@ fn a_refill_of_a_large_image_looks_at_a_part_of_it_and_the_next_at_another() {
 proptest! {
     #[test]
     fn each_askable_position_comes_once(askable in prop::collection::btree_set(0..9000u32, 0..6000), me in any::<u8>()) {
-        let order = drain(&mut picks(me), askable.iter().copied().collect(), &[2; 9000]);
+        let order = drain(&mut picks(me), set(askable.iter().copied()), &[2; 9000]);
         prop_assert_eq!(order.len(), askable.len());
         prop_assert_eq!(order.into_iter().collect::<BTreeSet<_>>(), askable);
     }

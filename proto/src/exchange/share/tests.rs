@@ -13,8 +13,8 @@ fn node(number: u8) -> NodeId {
 
 /// The share of one of the nodes 0 to `nodes` where the others are known.
 fn share(me: u8, nodes: u8, groups: u32) -> Share {
-    let mut share = Share::new(node(me), Election::new(&INDEX), groups, BTreeSet::new());
-    share.refresh(|| (0..nodes).filter(|other| *other != me).map(node).collect());
+    let mut share = Share::new(node(me), ZoneId(0), Election::new(&INDEX), groups, BTreeSet::new());
+    share.refresh((0..nodes).filter(|other| *other != me).map(node).collect(), BTreeSet::new());
     share
 }
 
@@ -29,7 +29,7 @@ fn started(share: &mut Share, groups: u32, taken: impl Fn(u32) -> bool) -> Vec<u
     loop {
         let wanted = |group: u32| if started.contains(&group) { vec![] } else { vec![group * 16] };
         let all = || (0..groups).filter(|group| !started.contains(group)).collect();
-        match share.start_group(wanted, all, &taken) {
+        match share.start_group(wanted, all, &taken, true) {
             Some(group) => started.push(group),
             None => return started,
         }
@@ -62,7 +62,7 @@ fn what_another_is_at_is_left_to_it_until_something_changes() {
     assert!(first.iter().all(|group| group % 2 == 1), "{first:?}");
     assert_eq!(first.len(), 20);
     share.changed();
-    share.refresh(|| vec![node(1)]);
+    share.refresh([node(1)].into(), BTreeSet::new());
     assert_eq!(started(&mut share, 40, |group| group % 2 == 1).len(), 20);
 }
 
@@ -72,11 +72,12 @@ fn nodes_that_are_done_at_once_mostly_take_different_groups() {
     for index in 0..100 {
         let chosen: BTreeSet<u32> = (0..4)
             .map(|me| {
-                let mut share = Share::new(node(me), Election::new(&IndexId([index; 32])), 64, BTreeSet::new());
-                share.refresh(|| (0..8).filter(|other| *other != me).map(node).collect());
+                let mut share =
+                    Share::new(node(me), ZoneId(0), Election::new(&IndexId([index; 32])), 64, BTreeSet::new());
+                share.refresh((0..8).filter(|other| *other != me).map(node).collect(), BTreeSet::new());
                 let own: Vec<u32> = (0..64).filter(|group| (0..4).any(|n| owner(index, *group) == n)).collect();
                 let wanted = |group: u32| if own.contains(&group) { vec![] } else { vec![group * 16] };
-                share.start_group(wanted, || (0..64).filter(|g| !own.contains(g)).collect(), |_| false).unwrap()
+                share.start_group(wanted, || (0..64).filter(|g| !own.contains(g)).collect(), |_| false, true).unwrap()
             })
             .collect();
         different += chosen.len();
@@ -95,7 +96,7 @@ fn of_two_that_claim_one_group_the_lower_score_stops() {
     let (wanted, all) = all_of(20);
     for share in [&mut a, &mut b] {
         while share.claimed.len() < 20 {
-            share.start_group(&wanted, &all, |_| false);
+            share.start_group(&wanted, &all, |_| false, true);
         }
     }
     for group in 0..20 {
@@ -110,8 +111,8 @@ fn of_two_that_claim_one_group_the_lower_score_stops() {
 #[test]
 fn groups_with_a_chunk_too_long_to_share_are_fetched_whoever_owns_them() {
     let alone: BTreeSet<u32> = (0..10).collect();
-    let mut share = Share::new(node(0), Election::new(&INDEX), 20, alone.clone());
-    share.refresh(|| (1..8).map(node).collect());
+    let mut share = Share::new(node(0), ZoneId(0), Election::new(&INDEX), 20, alone.clone());
+    share.refresh((1..8).map(node).collect(), BTreeSet::new());
     let all = started(&mut share, 20, |_| true);
     assert_eq!(all.into_iter().collect::<BTreeSet<_>>(), alone);
     assert!(!share.is_shared(0) && share.is_shared(10) && !share.is_shared(20));
@@ -120,7 +121,7 @@ fn groups_with_a_chunk_too_long_to_share_are_fetched_whoever_owns_them() {
 #[test]
 fn without_the_origin_nothing_that_was_started_goes_on() {
     let mut share = share(0, 1, 5);
-    share.start_group(all_of(5).0, all_of(5).1, |_| false);
+    share.start_group(all_of(5).0, all_of(5).1, |_| false, true);
     share.drop_claims();
     assert_eq!(share.next_position(), None);
     assert!(share.claimed.is_empty());

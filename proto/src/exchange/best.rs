@@ -1,0 +1,56 @@
+//! The highest score that any of some nodes or zones has for each group, kept as they come; worked out anew when one
+//! goes.
+
+use std::collections::BTreeSet;
+
+#[derive(Debug)]
+pub(super) struct Best<T> {
+    groups: u32,
+    who: BTreeSet<T>,
+    /// By group; empty while there is nobody.
+    best: Vec<u64>,
+}
+
+impl<T: Ord> Best<T> {
+    pub(super) fn new(groups: u32) -> Self {
+        Self { groups, who: BTreeSet::new(), best: Vec::new() }
+    }
+
+    /// From now on it is these.
+    pub(super) fn set(&mut self, who: BTreeSet<T>, score: impl Fn(&T, u32) -> u64) {
+        if who == self.who {
+            return;
+        }
+        if !self.who.is_subset(&who) {
+            self.who.clear();
+            self.best.clear();
+        }
+        if self.best.is_empty() {
+            self.best = vec![0; self.groups as usize];
+        }
+        for one in who.difference(&self.who) {
+            for (best, group) in self.best.iter_mut().zip(0..) {
+                *best = (*best).max(score(one, group));
+            }
+        }
+        self.who = who;
+    }
+
+    /// The highest score for a group; 0 if there is nobody.
+    pub(super) fn of(&self, group: u32) -> u64 {
+        self.best.get(group as usize).copied().unwrap_or(0)
+    }
+
+    /// How many of them score higher than this.
+    pub(super) fn above(&self, own: u64, group: u32, score: impl Fn(&T, u32) -> u64) -> u32 {
+        if self.of(group) <= own {
+            return 0;
+        }
+        self.who.iter().filter(|one| score(one, group) > own).count() as u32
+    }
+
+    /// Who has the highest score for a group.
+    pub(super) fn holder(&self, group: u32, score: impl Fn(&T, u32) -> u64) -> Option<&T> {
+        self.who.iter().max_by_key(|one| score(one, group))
+    }
+}

@@ -1,0 +1,205 @@
+//! What others tell of others, and what is done when nothing comes into sight any more: who should have brought it, and
+//! of whom nothing can be known directly, is no longer counted on.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use super::share::Owner;
+use super::{Exchange, Output};
+use crate::election::group_of;
+use crate::{Holdings, Message, NodeId, Position, Time, ZoneId};
+
+/// Nothing new in sight for this long, or for so many of the gaps that there were so far, is too long; where not everybody
+/// knows everybody, news takes its time.
+const LEAST: Duration = Duration::from_millis(1500);
+const LEAST_BOUNDED: Duration = Duration::from_secs(5);
+const GAPS: u32 = 6;
+const MOST: Duration = Duration::from_secs(10);
+/// Of so many nodes of a zone that hear of a started group, one passes it on to other zones.
+const PASSED_ON_BY: u64 = 8;
+/// Groups whose owners are looked at, at a time.
+const LOOKED_AT: usize = 64;
+/// With so many others, what they hold and want is still to be heard when the first of them has said so.
+const CROWD: usize = 32;
+/// How long that is waited for in all.
+const LONGEST: Duration = Duration::from_secs(4);
+
+/// What has come into sight: chunks that somebody holds who was not known to hold them, and groups started on.
+#[derive(Debug)]
+pub(super) struct Sight {
+    since: Time,
+    last: Time,
+    news: u32,
+    /// The longest gap so far.
+    longest: Duration,
+    settled: bool,
+}
+
+impl Sight {
+    pub(super) fn new(since: Time) -> Self {
+        Self { since, last: since, news: 0, longest: Duration::ZERO, settled: false }
+    }
+
+    pub(super) fn news(&mut self, now: Time) {
+        self.news += 1;
+        self.longest = self.longest.max(now.saturating_sub(self.last));
+        self.last = now;
+    }
+
+    fn too_long(&self, least: Duration, now: Time) -> bool {
+        let gap = self.last.saturating_sub(self.since) / self.news.max(1);
+        now.saturating_sub(self.last) > (gap * GAPS).max(self.longest * 3 / 2).clamp(least, MOST)
+    }
+}
+
+impl Exchange {
+    /// A peer said who else takes part.
+    pub fn others(&mut self, from: NodeId, zones: &[ZoneId], joined: &[NodeId], left: &[NodeId], now: Time) {
+        let Some(peer) = self.peers.get(&from) else { return };
+        let near = peer.near;
+        let mut changed = false;
+        for zone in zones {
+            changed |= self.roster.zone(*zone, now);
+        }
+        for node in joined.iter().filter(|node| near && **node != self.me) {
+            changed |= self.roster.member(*node, false, now);
+        }
+        for node in left.iter().filter(|_| near) {
+            if self.peers.contains_key(node) {
+                continue;
+            }
+            self.forsake(node);
+            changed |= self.roster.left(*node, now);
+        }
+        if changed {
+            self.electorate_changed();
+        }
+    }
+
+    /// Discovery says that a node of the own zone probably takes part, or is gone.
+    pub fn heard_of(&mut self, node: NodeId, there: bool, now: Time) {
+        if node == self.me || (!there && self.peers.contains_key(&node)) {
+            return;
+        }
+        let changed = if there { self.roster.discovered(node, now) } else { self.roster.left(node, now) };
+        if changed {
+            self.electorate_changed();
+        }
+    }
+
+    /// A peer said which groups were started on by whomever.
+    pub fn started(&mut self, from: NodeId, groups: &[u32], now: Time) {
+        if !self.peers.contains_key(&from) {
+            return;
+        }
+        for &group in groups.iter().filter(|group| self.share.is_shared(**group)) {
+            if self.roster.start(group, now) {
+                self.sight.news(now);
+            }
+        }
+    }
+
+    /// A node of the own zone is gone: what it was elected for and had started is free.
+    pub(super) fn forsake(&mut self, node: &NodeId) {
+        if self.bounded {
+            for group in self.roster.all_started() {
+                if self.share.owner(group) == Some(Owner::Node(*node)) {
+                    self.roster.abandoned(group);
+                }
+            }
+        }
+    }
+
+    /// Tells a new neighbour what is known of others.
+    pub(super) fn introduce(&mut self, peer: NodeId, near: bool) {
+        for part in self.roster.all(near).parts() {
+            self.tell(vec![peer], part);
+        }
+    }
+
+    fn tell(&mut self, to: Vec<NodeId>, news: super::roster::News) {
+        let super::roster::News { zones, joined, left } = news;
+        self.out.push_back(Output::Tell(to, Message::Others { index: self.index, zones, joined, left }));
+    }
+
+    pub(super) fn gossip(&mut self, now: Time) {
+        if !self.bounded {
+            self.roster.keep_quiet();
+            return;
+        }
+        let me = self.me;
+        let (election, each) = (self.share.election(), PASSED_ON_BY);
+        let started = self.roster.started_abroad(|group| election.score(&me, group).is_multiple_of(each), now);
+        let abroad: Vec<NodeId> = self.peers.iter().filter(|(_, peer)| !peer.near).map(|(id, _)| *id).collect();
+        if !started.is_empty() && !abroad.is_empty() {
+            self.out.push_back(Output::Announce(abroad, Holdings::new(), started));
+        }
+        let seen = self.peers.iter().filter(|(_, peer)| peer.near && peer.downloads).map(|(id, _)| *id);
+        let Some(news) = self.roster.news(seen, now) else { return };
+        let of_kind = |near: bool| self.peers.iter().filter(move |(_, p)| p.near == near).map(|(id, _)| *id).collect();
+        let (near, far): (Vec<NodeId>, Vec<NodeId>) = (of_kind(true), of_kind(false));
+        if !far.is_empty() && !news.zones.is_empty() {
+            let zones = super::roster::News { zones: news.zones.clone(), ..Default::default() };
+            zones.parts().into_iter().for_each(|part| self.tell(far.clone(), part));
+        }
+        if !near.is_empty() {
+            news.parts().into_iter().for_each(|part| self.tell(near.clone(), part));
+        }
+    }
+
+    /// Whether it is too early to choose what to fetch: much of who takes part is still to be heard.
+    pub(super) fn gathering(&mut self, now: Time) -> bool {
+        if self.sight.settled {
+            return false;
+        }
+        let crowd = self.bounded || self.roster.crowd() >= CROWD;
+        let waits = crowd && self.roster.settling(now) && now < self.sight.since + LONGEST;
+        self.sight.settled = !waits && now >= self.sight.since;
+        waits
+    }
+
+    /// The other downloaders of the zone, those with a session and those that others told of, and the other zones.
+    pub(super) fn electorate(&self) -> (BTreeSet<NodeId>, BTreeSet<ZoneId>) {
+        let unmet = self.roster.members().filter(|node| !self.peers.contains_key(node));
+        let met = self.peers.iter().filter(|(_, peer)| peer.near && (peer.member() || self.bounded && peer.complete));
+        (met.map(|(id, _)| *id).chain(unmet).collect(), self.roster.zones())
+    }
+
+    /// The other nodes of the zone that may bring something in from other zones.
+    pub(super) fn carriers(&self) -> BTreeSet<NodeId> {
+        let unmet = self.roster.members().filter(|node| !self.peers.contains_key(node));
+        let met = self.peers.iter().filter(|(_, peer)| peer.near && peer.carrier());
+        met.map(|(id, _)| *id).chain(unmet).collect()
+    }
+
+    /// Nothing came into sight for too long: those that should have brought what nobody holds are not counted on.
+    pub(super) fn look_for_absentees(&mut self, now: Time) {
+        let least = if self.bounded { LEAST_BOUNDED } else { LEAST };
+        if (self.roster.alone() && !self.bounded) || !self.sight.too_long(least, now) || !self.origin.idle() {
+            return;
+        }
+        let nowhere = |position: &Position| !self.available(*position) && !self.origin.lacks(*position);
+        let mut groups: Vec<u32> = self.missing.iter().filter(nowhere).map(group_of).collect();
+        groups.dedup();
+        groups.retain(|group| !self.roster.is_started(*group, now));
+        if groups.is_empty() {
+            return;
+        }
+        groups.truncate(LOOKED_AT);
+        let owners: BTreeSet<Owner> = groups.into_iter().filter_map(|group| self.share.owner(group)).collect();
+        for owner in owners {
+            match owner {
+                Owner::Zone(zone) => self.roster.suspect_zone(zone),
+                Owner::Node(node) => {
+                    self.roster.suspect_member(&node);
+                    if let Some(peer) = self.peers.get_mut(&node) {
+                        peer.suspect = true;
+                    }
+                }
+            }
+        }
+        self.sight.last = now;
+        self.changed = true;
+        self.electorate_changed();
+    }
+}

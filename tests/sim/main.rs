@@ -1,0 +1,65 @@
+//! `cargo sim SCENARIO.toml [--seed N] [--json]`: runs a scenario and prints what came of it. README.md documents the
+//! scenarios and the figures.
+#![allow(clippy::unwrap_used, clippy::expect_used, unreachable_pub, missing_docs)]
+
+extern crate caswarm_proto as proto;
+
+mod checks;
+mod file;
+mod liars;
+mod links;
+mod machine;
+mod network;
+mod report;
+#[allow(dead_code, reason = "the tests use more of it")]
+mod rng;
+#[allow(dead_code, reason = "the tests use more of it")]
+mod scenario;
+mod sessions;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Instant;
+
+use clap::Parser;
+use network::Network;
+use report::Report;
+
+/// Runs a scenario of a fleet that fetches one image, and prints what came of it.
+#[derive(Debug, Parser)]
+#[command(bin_name = "cargo sim")]
+struct Args {
+    /// The scenario; tests/sim/README.md says what may be in it.
+    scenario: PathBuf,
+    /// Another seed than the scenario's.
+    #[arg(long)]
+    seed: Option<u64>,
+    /// Print one JSON object.
+    #[arg(long)]
+    json: bool,
+}
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    let setup =
+        std::fs::read_to_string(&args.scenario).map_err(|error| error.to_string()).and_then(|text| file::parse(&text));
+    let mut setup = match setup {
+        Ok(setup) => setup,
+        Err(error) => {
+            eprintln!("{}: {error}", args.scenario.display());
+            return ExitCode::from(2);
+        }
+    };
+    setup.seed = args.seed.unwrap_or(setup.seed);
+    let started = Instant::now();
+    let outcome = Network::new(setup).run();
+    let report = Report::new(&outcome, started.elapsed());
+    match args.json {
+        true => println!("{}", serde_json::to_string(&report).unwrap()),
+        false => println!("{report}"),
+    }
+    match report.finished == report.machines && report.wrong == 0 {
+        true => ExitCode::SUCCESS,
+        false => ExitCode::FAILURE,
+    }
+}
