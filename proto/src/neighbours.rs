@@ -140,7 +140,7 @@ impl Neighbours {
         let (_, most) = self.wanted(near);
         // Who has too many from the time when all knew all takes one more and lets another go.
         let open = self.open[usize::from(near)].len();
-        open < most || open > most
+        open != most
     }
 
     /// There is a session.

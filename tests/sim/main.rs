@@ -1,6 +1,7 @@
 //! `cargo sim SCENARIO.toml [--seed N] [--json]`: runs a scenario and prints what came of it. README.md documents the
 //! scenarios and the figures.
 #![allow(clippy::unwrap_used, clippy::expect_used, unreachable_pub, missing_docs)]
+#![allow(clippy::disallowed_methods, reason = "the run itself is timed; its decisions get simulated time")]
 
 extern crate caswarm_proto as proto;
 

@@ -90,7 +90,9 @@ impl Exchange {
     pub(super) fn announce(&mut self, now: Time) {
         for at in [0, 1] {
             let due = self.due(at).is_some_and(|due| now >= due);
-            if !due && !(self.complete() && !self.audiences[at].pending.is_empty()) {
+            // The last few do not wait for more.
+            let last = self.complete() && !self.audiences[at].pending.is_empty();
+            if !due && !last {
                 continue;
             }
             let to: Vec<NodeId> = self.listeners(at == 0).collect();

@@ -183,7 +183,7 @@ impl World {
             11 => self.exchange.claimed(
                 node(peer),
                 &[position / GROUP, u32::from(value), u32::MAX],
-                value % 2 == 0,
+                value.is_multiple_of(2),
                 self.now,
             ),
             12 => self.exchange.peer_origin(node(peer), value.is_multiple_of(2)),
