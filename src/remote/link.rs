@@ -124,8 +124,14 @@ impl<W: AsyncWrite + Unpin> Writer<W> {
     /// When nobody listens.
     pub async fn send(&mut self, message: &Message) -> Result<(), LinkError> {
         let (head, data) = message.to_bytes();
-        self.0.write_all(&head).await?;
-        self.0.write_all(&data).await?;
-        Ok(self.0.flush().await?)
+        let sent = async {
+            self.0.write_all(&head).await?;
+            self.0.write_all(&data).await?;
+            self.0.flush().await
+        };
+        match sent.await {
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Err(LinkError::Ended),
+            sent => Ok(sent?),
+        }
     }
 }

@@ -173,7 +173,7 @@ async fn give(
                 None => Message::Missing(id),
             };
             match writer.send(&message).await {
-                Err(LinkError::Io(error)) if error.kind() == std::io::ErrorKind::BrokenPipe => return Ok(()),
+                Err(LinkError::Ended) => return Ok(()),
                 sent => sent?,
             }
         }
