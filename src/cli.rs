@@ -1,5 +1,6 @@
 //! The command line as typed. One subcommand a file: its `Args` and its `run`; what they do is the library's.
 
+pub mod casync;
 pub mod demo;
 pub mod digest;
 pub mod extract;
@@ -11,6 +12,7 @@ pub mod look;
 pub mod make;
 pub mod mtree;
 pub mod node;
+pub mod serve;
 pub mod stat;
 pub mod status;
 pub mod trees;
@@ -18,6 +20,7 @@ pub mod unpack;
 pub mod verify;
 
 mod logging;
+mod publish;
 mod signals;
 mod values;
 
@@ -91,6 +94,12 @@ pub enum Command {
     Gc(gc::Args),
     /// Check every chunk of a store.
     Verify(verify::Args),
+    /// The giving side of casync's remote protocol; ssh starts it.
+    #[command(hide = true)]
+    Pull(serve::Args),
+    /// The taking side of casync's remote protocol; ssh starts it.
+    #[command(hide = true)]
+    Push(serve::Args),
     /// Stay and serve chunks to the neighbours.
     Node(node::Args),
     /// Make the key of a network that only machines with a copy of it can join.
@@ -123,6 +132,8 @@ impl Cli {
                 Command::Digest(args) => digest::run(args, &self.global).await,
                 Command::Gc(args) => gc::run(args, &self.global).await,
                 Command::Verify(args) => verify::run(args, &self.global).await,
+                Command::Pull(args) => serve::run(serve::Verb::Pull, args, &self.global).await,
+                Command::Push(args) => serve::run(serve::Verb::Push, args, &self.global).await,
                 Command::Node(args) => node::run(args, &self.global).await,
                 Command::Keygen(args) => keygen::run(&args, &self.global),
                 Command::Status(args) => status::run(args, &self.global).await,

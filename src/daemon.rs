@@ -12,7 +12,8 @@ use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 
-use crate::node::holder::{Holder, ImageHolder, StoreHolder};
+use crate::node::extracted::Extracted;
+use crate::node::holder::{Holder, StoreHolder};
 use crate::node::{Node, NodeConfig, StartError};
 use crate::source::SourceError;
 use control::{ControlError, Controlled};
@@ -28,7 +29,7 @@ pub struct DaemonConfig {
     pub node: NodeConfig,
     /// Chunk stores to serve from.
     pub stores: Vec<PathBuf>,
-    /// Images to serve from: index file and image.
+    /// Images and trees to serve from: index file, and image or directory.
     pub images: Vec<(PathBuf, PathBuf)>,
     /// The control socket.
     pub control: PathBuf,
@@ -81,7 +82,7 @@ pub async fn run(config: DaemonConfig, shutdown: impl Future<Output = ()>) -> Re
     let mut images = Vec::new();
     for (index, image) in &config.images {
         let bytes = std::fs::read(index).map_err(|source| DaemonError::Index { path: index.clone(), source })?;
-        images.push((ImageHolder::open(image, Bytes::from(bytes))?, index.display().to_string()));
+        images.push((Extracted::open(image, Bytes::from(bytes))?, index.display().to_string()));
     }
     let stores = config.stores.iter().map(|path| StoreHolder::open(path)).collect::<Result<Vec<_>, _>>()?;
     let mut kept = None;
@@ -124,7 +125,7 @@ fn lock(state: &Path) -> Result<File, DaemonError> {
     }
 }
 
-async fn serve_image(node: &Node, image: ImageHolder, name: String) {
+async fn serve_image(node: &Node, image: Extracted, name: String) {
     let index = (image.index_id(), image.index().clone(), image.layout().clone());
     node.serve(Arc::new(image), Some(index), name).await;
 }

@@ -13,6 +13,7 @@ pub mod network;
 pub mod plan;
 pub mod progress;
 pub mod report;
+pub mod stdout;
 pub mod target;
 pub mod tree;
 pub mod workers;
@@ -30,6 +31,7 @@ use proto::IndexId;
 use roaring::RoaringBitmap;
 use tokio::sync::mpsc;
 
+use crate::browse::indexed::Indexed;
 use crate::chunk::Chunk;
 use crate::format::layout::Layout;
 use crate::source::http::HttpClient;
@@ -61,6 +63,8 @@ pub struct Config {
     pub target_options: TargetOptions,
     /// The image is the archive of a tree: it becomes this, and `target` is what reports call it.
     pub tree: Option<TreeTarget>,
+    /// The image goes to standard output, and `target` is what reports call that.
+    pub stdout: bool,
     /// Stores and seeds.
     pub sources: SourceOptions,
     /// Threads that check and write.
@@ -114,6 +118,16 @@ pub async fn run(
     let layout = Arc::new(Layout::of(&file.index));
     progress.set_total(layout.total());
     let stores = sources::open_stores(&config.sources, &config.index, &layout, http)?;
+    let directory = whole_tree(&config);
+    if config.stdout && tree::all_local(&file.index, &stores.local) {
+        let whole = Indexed::new(file.index.clone(), stores, config.index.to_string()).sequential();
+        blocking(move || stdout::write(Box::new(whole))).await??;
+        progress.add_image(progress::Place::Store, layout.total());
+        let index = (file.id, file.whence, file.bytes.len() as u64);
+        let nothing = NetworkReport::default();
+        let report = Report::new(config.target, index, layout.count(), &progress, nothing, started.elapsed());
+        return Ok((report, Finished { path: None, index_id: file.id, index: file.bytes, linger: None }));
+    }
     let origins = config.tree.as_ref().and_then(|tree| tree::origins(tree, &config.sources, &layout));
     // What is to be shared with seeds has to be looked for there, whoever else has it.
     let share = config.tree.as_ref().is_some_and(|tree| origins.is_some() && (tree.hardlink || !tree.seeds.is_empty()));
@@ -123,7 +137,8 @@ pub async fn run(
         let index = (file.id, file.whence, file.bytes.len() as u64);
         let nothing = NetworkReport::default();
         let report = Report::new(config.target, index, layout.count(), &progress, nothing, started.elapsed());
-        let finished = Finished { path: None, index_id: file.id, index: file.bytes, linger: None };
+        let path = directory.filter(|_| unpacked.complaints_total == 0);
+        let finished = Finished { path, index_id: file.id, index: file.bytes, linger: None };
         return Ok((report.with_tree(unpacked), finished));
     }
 
@@ -148,8 +163,13 @@ pub async fn run(
         sink: workers.sink(),
     };
 
-    let follower =
-        config.tree.as_ref().map(|tree| tree::follow(tree, &file.index, &assembly, origins.clone())).transpose();
+    let follower = match &config.tree {
+        None if config.stdout => {
+            Some(tree::Follower::start(file.index.clone(), assembly.clone(), |source, _| stdout::write(source)))
+                .transpose()
+        }
+        tree => tree.as_ref().map(|tree| tree::follow(tree, &file.index, &assembly, origins.clone())).transpose(),
+    };
     let (follower, mut ending) = follower.map_err(ExtractError::Threads)?.unzip();
 
     let prepare = Prepare {
@@ -190,21 +210,30 @@ pub async fn run(
     let written = blocking(move || workers.finish()).await?;
     written.map_err(|error| target.error("writing the image", error))?;
     let report = whole(&assembly, fetched).map_err(|source| {
-        let kept = target.abandon(assembly.count() == 0);
+        let kept = match config.stdout {
+            true => "nothing is kept".to_owned(),
+            false => target.abandon(assembly.count() == 0),
+        };
         ExtractError::Fetch { target: config.target.clone(), source, kept }
     })?;
     let mut path = Some(target.path().to_owned());
     let mut unpacked = None;
     if let Some(ending) = ending {
-        unpacked = Some(ending.whole().await?);
-        target.discard()?;
-        path = None;
+        let done = ending.whole().await?;
+        if !config.stdout {
+            unpacked = Some(done);
+            target.discard()?;
+        }
+        path = directory;
     } else {
         blocking(move || target.finish()).await??;
     }
 
     let index = (file.id, file.whence, file.bytes.len() as u64);
     let report = Report::new(config.target, index, layout.count(), &progress, report, started.elapsed());
+    if unpacked.as_ref().is_some_and(|unpacked| unpacked.complaints_total > 0) {
+        path = None;
+    }
     let report = match unpacked {
         Some(unpacked) => report.with_tree(unpacked),
         None => report,
@@ -212,8 +241,16 @@ pub async fn run(
     Ok((report, Finished { path, index_id: file.id, index: file.bytes, linger: None }))
 }
 
+/// The directory that has the whole tree when all is well, for those that go on serving it.
+fn whole_tree(config: &Config) -> Option<PathBuf> {
+    config.tree.as_ref().filter(|tree| tree.path.is_empty()).map(|tree| tree.directory.clone())
+}
+
 /// The file or device that the image becomes; for a tree, a spool.
 fn open_target(config: &Config, length: u64, id: IndexId) -> Result<Target, ExtractError> {
+    if config.stdout {
+        return Ok(stdout::spool(length, id)?);
+    }
     let Some(tree) = &config.tree else {
         return Ok(Target::open(&config.target, length, id, config.target_options)?);
     };

@@ -17,8 +17,10 @@
 //!   [`format::archive`] (`.catar`).
 //! - [`chunk`]: bytes as found, and bytes that were verified.
 //! - [`source`]: what yields chunks: [`source::local_store`] (`.castr`), [`source::seed`] (chunks inside local files),
-//!   [`source::http_store`] over [`source::http`], several of them as [`source::origin_stores`]; [`source::location`]
-//!   says where something is, as typed.
+//!   [`source::http_store`] over [`source::http`], [`source::ssh_store`] over [`remote`], each a
+//!   [`source::remote_store`], several of them as [`source::origin_stores`]; [`source::location`] says where something
+//!   is, as typed.
+//! - [`remote`]: casync's protocol over ssh, both sides of it.
 //! - [`tree`]: trees of files: [`tree::walk`] reads one, [`tree::archiver`] serialises it, [`tree::unpack`] writes one.
 //! - [`make`](mod@make): a file, device or tree becomes an index and chunks in a store, or a tree its archive; pipeline, input,
 //!   output and the sizes of file systems on devices are its parts.
@@ -29,10 +31,11 @@
 //!   [`extract::local`] works through target, seeds and stores, [`extract::workers`] check and write,
 //!   [`extract::holes`] leaves zeros out, [`extract::progress`] counts, [`extract::report`] tells.
 //!   [`extract::network`] is the seam to whatever fetches the rest. [`extract::tree`] makes a tree of an archive, or of
-//!   the index of one.
+//!   the index of one; [`extract::stdout`] takes an image in order.
 //! - [`node`]: [`node::hub`] is the event loop that owns everything; [`node::discovery`] (mDNS), [`node::dht`] (libp2p's
 //!   Kademlia) and [`node::known_peers`] produce addresses; [`node::session`], [`node::tls`], [`node::frame`] and
-//!   [`node::outbox`] talk to one neighbour; [`node::holder`] is what can be served; [`node::identity`] is the key;
+//!   [`node::outbox`] talk to one neighbour; [`node::holder`] is what can be served, [`node::tree_holder`] a tree on
+//!   disk among it; [`node::identity`] is the key;
 //!   [`node::fetch`] hands chunks over, and [`node::lan`] puts a node behind the extraction's seam.
 //! - [`daemon`]: a node that stays; [`daemon::control`] answers `caswarm status` and takes finished images.
 //! - [`cli`]: the command line, one subcommand a file, and `demo`, which runs the program as its users do. [`exit`] holds
@@ -82,6 +85,7 @@ pub mod format;
 pub mod gc;
 pub mod make;
 pub mod node;
+pub mod remote;
 pub mod source;
 pub mod state_dir;
 pub mod tree;

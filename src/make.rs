@@ -13,6 +13,7 @@ mod pipeline;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use bytes::Bytes;
 use proto::{ChunkId, IndexId};
 
 use crate::chunk::Encoding;
@@ -30,10 +31,8 @@ pub use input::Input;
 /// What to make, and how.
 #[derive(Clone)]
 pub struct Plan {
-    /// The index file to write. Its `.id` goes beside it.
-    pub index: PathBuf,
-    /// Where chunks go.
-    pub store: LocalStore,
+    /// Where chunks go; `None` is nowhere, for those who only want to know them.
+    pub store: Option<LocalStore>,
     /// How to cut.
     pub sizes: ChunkSizes,
     /// How to name chunks.
@@ -63,12 +62,12 @@ pub struct Made {
 #[derive(Debug, thiserror::Error)]
 pub enum MakeError {
     /// The image cannot be read.
-    #[error("{path}: {source}")]
+    #[error("{path}: {error}")]
     Input {
         /// The image.
         path: PathBuf,
         /// What the system said.
-        source: io::Error,
+        error: io::Error,
     },
     /// It is nothing that an image can be read from.
     #[error("{path}: {reason}")]
@@ -103,20 +102,20 @@ pub enum MakeError {
     #[error(transparent)]
     Store(#[from] SourceError),
     /// A chunk could not be compressed.
-    #[error("chunk {id}: {source}")]
+    #[error("chunk {id}: {error}")]
     Compress {
         /// Which chunk.
         id: ChunkId,
         /// What the encoder said.
-        source: io::Error,
+        error: io::Error,
     },
     /// The index cannot be written.
-    #[error("{path}: {source}")]
+    #[error("{path}: {error}")]
     Output {
         /// The file.
         path: PathBuf,
         /// What the system said.
-        source: io::Error,
+        error: io::Error,
     },
     /// The system gives us no thread.
     #[error("cannot start a thread: {0}")]
@@ -142,17 +141,23 @@ impl Stream for Archiver {
     }
 }
 
+/// Where an index goes.
+#[derive(Debug, Clone)]
+pub struct IndexFile {
+    /// The file to write.
+    pub path: PathBuf,
+    /// Whether to write the `.id`. If not, one that is there already is still replaced.
+    pub id: bool,
+}
+
 /// Cuts `input`, stores its chunks and writes the index and its `.id`. Blocks.
 ///
 /// # Errors
 /// [`MakeError`]; no index is left under its name then, unless only the `.id` could not be written.
-pub fn make(mut input: Input, plan: &Plan) -> Result<Made, MakeError> {
-    let flags = match plan.digest {
-        Digest::Sha512_256 => features::BLOB | features::SHA512_256,
-        Digest::Sha256 => features::BLOB,
-    };
+pub fn make(mut input: Input, index: &IndexFile, plan: &Plan) -> Result<Made, MakeError> {
     let mode = input.mode();
-    cut(&mut input, mode, flags, plan)
+    let flags = blob_flags(plan);
+    keep(&mut input, mode, flags, index, plan)
 }
 
 /// Cuts the archive of the tree at `top`, stores its chunks and writes the index and its `.id`. Blocks. The digest is the
@@ -160,9 +165,41 @@ pub fn make(mut input: Input, plan: &Plan) -> Result<Made, MakeError> {
 ///
 /// # Errors
 /// As [`make`].
-pub fn make_tree(top: &Path, settings: Settings, plan: &Plan) -> Result<Made, MakeError> {
+pub fn make_tree(top: &Path, settings: Settings, index: &IndexFile, plan: &Plan) -> Result<Made, MakeError> {
     let mut archiver = Archiver::open(top, settings)?;
-    cut(&mut archiver, archive::mode(top)?, settings.features, plan)
+    keep(&mut archiver, archive::mode(top)?, settings.features, index, plan)
+}
+
+/// Cuts `input` and stores its chunks; the bytes of the index are the caller's. Blocks.
+///
+/// # Errors
+/// [`MakeError`].
+pub fn cut(mut input: Input, plan: &Plan) -> Result<(Made, Bytes), MakeError> {
+    cut_stream(&mut input, blob_flags(plan), plan)
+}
+
+/// The same for the archive of the tree at `top`.
+///
+/// # Errors
+/// [`MakeError`].
+pub fn cut_tree(top: &Path, settings: Settings, plan: &Plan) -> Result<(Made, Bytes), MakeError> {
+    cut_stream(&mut Archiver::open(top, settings)?, settings.features, plan)
+}
+
+/// A file in the making that appears whole or not at all.
+pub(crate) fn save(path: &Path, mode: u32) -> Result<output::Output, MakeError> {
+    output::Output::create(path, mode)
+}
+
+/// Writes an index and its `.id`, so that there is never one that names another index.
+pub(crate) fn save_index(index: &IndexFile, mode: u32, bytes: &[u8]) -> Result<(), MakeError> {
+    let id = output::id_path(&index.path);
+    let replaced = output::remove(&id)?;
+    output::write(&index.path, mode, bytes)?;
+    if index.id || replaced {
+        output::write(&id, mode, format!("{}\n", Index::index_id(bytes)).as_bytes())?;
+    }
+    Ok(())
 }
 
 /// The digest of an image, without making anything of it. Blocks.
@@ -180,19 +217,28 @@ pub fn digest(mut input: Input, digest: Digest) -> Result<ChunkId, MakeError> {
     }
 }
 
-fn cut(stream: &mut dyn Stream, mode: u32, flags: u64, plan: &Plan) -> Result<Made, MakeError> {
+fn blob_flags(plan: &Plan) -> u64 {
+    match plan.digest {
+        Digest::Sha512_256 => features::BLOB | features::SHA512_256,
+        Digest::Sha256 => features::BLOB,
+    }
+}
+
+fn keep(stream: &mut dyn Stream, mode: u32, flags: u64, index: &IndexFile, plan: &Plan) -> Result<Made, MakeError> {
     // What the store has already is about to be relied on: until the index is there, nobody may remove it.
-    let _shared = plan.store.share()?;
+    let _shared = plan.store.as_ref().map(LocalStore::share).transpose()?;
+    let (made, bytes) = cut_stream(stream, flags, plan)?;
+    // Also where nothing was new: what is there may be of a make that was killed before it came to this.
+    plan.store.as_ref().map(LocalStore::sync).transpose()?;
+    save_index(index, mode, &bytes)?;
+    Ok(made)
+}
+
+fn cut_stream(stream: &mut dyn Stream, flags: u64, plan: &Plan) -> Result<(Made, Bytes), MakeError> {
     let cut = pipeline::run(stream, plan)?;
     let chunks = cut.ends.iter().zip(cut.ids).map(|(&end, id)| IndexChunk { end, id }).collect();
     let index = Index { flags, sizes: plan.sizes.to_array(), chunks };
     let bytes = index.to_bytes();
-    let id = Index::index_id(&bytes);
-    // Also where nothing was new: what is there may be of a make that was killed before it came to this.
-    plan.store.sync()?;
-    // Between the two renames there is no .id rather than one that names another index.
-    output::remove(&output::id_path(&plan.index))?;
-    output::write(&plan.index, mode, &bytes)?;
-    output::write(&output::id_path(&plan.index), mode, format!("{id}\n").as_bytes())?;
-    Ok(Made { stream: cut.stream, index: id, length: index.length(), chunks: index.chunks.len(), stored: cut.stored })
+    let (id, length, chunks) = (Index::index_id(&bytes), index.length(), index.chunks.len());
+    Ok((Made { stream: cut.stream, index: id, length, chunks, stored: cut.stored }, bytes.into()))
 }

@@ -13,6 +13,7 @@ pub mod connected;
 pub mod dht;
 pub mod discovery;
 mod doors;
+pub mod extracted;
 pub mod fetch;
 pub mod frame;
 pub mod holder;
@@ -30,6 +31,7 @@ mod serve;
 pub mod session;
 mod slots;
 pub mod tls;
+pub mod tree_holder;
 
 use std::collections::BTreeMap;
 use std::io;

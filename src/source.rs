@@ -7,7 +7,10 @@ pub mod local_store;
 pub mod location;
 pub mod origin_stores;
 pub(crate) mod rate_limit;
+pub mod remote_store;
 pub mod seed;
+pub mod sftp_store;
+pub mod ssh_store;
 
 use std::hash::{BuildHasher, RandomState};
 use std::io;

@@ -211,3 +211,17 @@ async fn a_slow_server_that_keeps_sending_is_waited_for() {
     assert_chunk(&store(&wire).fetch(sample.id).await.unwrap().unwrap(), sample.id, sample.length);
     assert!(started.elapsed() > STALL && wire.count("") == 1);
 }
+
+#[tokio::test]
+async fn a_server_that_drips_is_given_up_as_one_that_stalls() {
+    let sample = sample();
+    let file = sample.file.clone();
+    let wire = Wire::serve(move |asked| match asked.before {
+        0 => [announce(file.len() as u64)].into_iter().chain(file.iter().map(|byte| Step::Send(vec![*byte]))).collect(),
+        _ => vec![Step::Close],
+    });
+    // Each byte comes in time.
+    wire.dawdle(STALL / 3);
+    let error = store(&wire).fetch_timed(sample.id).await.unwrap_err().to_string();
+    assert!(wire.count("") > 1, "{error}");
+}

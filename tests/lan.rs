@@ -11,6 +11,7 @@ mod published;
 mod restarts;
 mod sessions;
 mod swarm;
+mod trees;
 mod trouble;
 
 use std::path::Path;

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, unreachable_pub)]
 
 mod archive;
+mod as_casync;
 mod casync_formats;
 mod corpus;
 mod corrupt_input;
@@ -13,10 +14,13 @@ mod http_store;
 mod lan;
 mod make;
 mod membership;
+mod sftp;
 mod sim;
 mod source_contract;
+mod ssh;
 mod support;
 mod transport;
+mod tree_holder;
 mod trees;
 mod verify;
 

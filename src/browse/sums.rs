@@ -29,9 +29,6 @@ pub(super) enum Source {
     File(Content),
 }
 
-/// What belongs to digests that were sent off, whether it has one, and where they come from.
-type Batch<T> = (Vec<(T, bool)>, Receiver<Answer>);
-
 /// Digests to come, each with what belongs to it.
 pub(super) struct Sums<T> {
     to_workers: SyncSender<Job>,
@@ -39,7 +36,14 @@ pub(super) struct Sums<T> {
     digest: Digest,
     batch: Vec<(T, Option<Source>)>,
     bytes: u64,
-    waiting: VecDeque<Batch<T>>,
+    waiting: VecDeque<Waiting<T>>,
+}
+
+/// A batch that is being digested.
+struct Waiting<T> {
+    /// Its files and what else was between them, and whether each has a digest.
+    whats: Vec<(T, bool)>,
+    answered: Receiver<Answer>,
 }
 
 struct Job {
@@ -108,7 +112,7 @@ impl<T> Sums<T> {
         self.bytes = 0;
         // If the workers are gone, nobody will answer, and that is said there.
         let _ = self.to_workers.send(Job { digest: self.digest, sources, answer });
-        self.waiting.push_back((whats, answered));
+        self.waiting.push_back(Waiting { whats, answered });
     }
 
     fn take(
@@ -117,7 +121,7 @@ impl<T> Sums<T> {
         done: &mut impl FnMut(T, Option<ChunkId>) -> Result<(), BrowseError>,
     ) -> Result<(), BrowseError> {
         while self.waiting.len() > most {
-            let Some((whats, answered)) = self.waiting.pop_front() else { break };
+            let Some(Waiting { whats, answered }) = self.waiting.pop_front() else { break };
             let gone = || Err(BrowseError::Thread(std::io::Error::other("a thread ended early")));
             let mut ids = answered.recv().unwrap_or_else(|_| gone())?.into_iter();
             for (what, summed) in whats {

@@ -14,12 +14,14 @@ use proto::IndexId;
 use super::lan::LanArgs;
 use super::signals::Signals;
 use super::unpack::UnpackArgs;
+use super::values::{What, parse_what};
 use super::{Global, parse_boolean, values};
 use crate::browse::reader::ArchiveFile;
 use crate::exit::Exit;
 use crate::extract::network::Network;
 use crate::extract::progress::{Place, Progress};
 use crate::extract::report::Bytes;
+use crate::extract::stdout;
 use crate::extract::target::TargetOptions;
 use crate::extract::tree::TreeTarget;
 use crate::extract::{self, Config, SourceOptions};
@@ -39,7 +41,8 @@ pub struct Args {
     /// The index of an image (.caibx) or tree (.caidx): a path, or an http:// or https:// URL; or an archive (.catar).
     #[arg(value_name = "INPUT")]
     index: String,
-    /// Where it goes: an image to a file, which appears when it is whole, or a block device; a tree to a directory.
+    /// Where it goes: an image to a file, which appears when it is whole, a block device, or - for standard output; a tree
+    /// to a directory.
     target: PathBuf,
     /// Only this path of a tree; it is put into the directory under its last name.
     #[arg(value_name = "PATH")]
@@ -83,6 +86,10 @@ pub struct Args {
     #[arg(long, value_name = "N")]
     threads: Option<usize>,
 
+    /// What the input is, whatever its name: archive, archive-index or blob-index.
+    #[arg(long, value_name = "KIND", value_parser = parse_what)]
+    what: Option<What>,
+
     /// Go on serving neighbours that still need chunks for at most that long after the image is whole [default: 120].
     #[arg(long, value_name = "SECONDS")]
     pub(super) linger: Option<u64>,
@@ -97,11 +104,13 @@ pub struct Args {
 /// # Errors
 /// Whatever stopped it.
 pub async fn run(args: Args, global: &Global) -> anyhow::Result<Exit> {
-    let kind = Location::parse(&args.index).file_name();
-    let kind = kind.rsplit_once('.').map(|(_, kind)| kind).unwrap_or_default();
-    if kind == "catar" {
-        return unpack(args, global).await;
-    }
+    let what = args.what.or_else(|| What::of_name(&Location::parse(&args.index).file_name()));
+    let kind = match what {
+        Some(What::Archive) => return unpack(args, global).await,
+        Some(What::ArchiveIndex) => "caidx",
+        Some(What::BlobIndex) | None => "caibx",
+        Some(What::Blob | What::Directory) => anyhow::bail!("{}: only indexes and archives are extracted", args.index),
+    };
     args.refuse_what_makes_no_sense(kind)?;
     let mut signals = Signals::listen();
     let rate_limit = args.rate_limit_bps.into_iter().chain(args.lan.limit_origin).min();
@@ -195,6 +204,11 @@ impl Args {
         }
     }
 
+    /// Whether the image goes to standard output.
+    fn is_to_stdout(&self) -> bool {
+        self.target.as_os_str() == stdout::NAME
+    }
+
     fn seeds(&self) -> impl Iterator<Item = SeedName> {
         self.seed.iter().map(|seed| SeedName::parse(seed))
     }
@@ -208,6 +222,9 @@ impl Args {
                 "--with, --without, --delete, --undo-immutable, --uid-shift, --uid-range and --best-effort are for trees",
             ),
             (tree && self.in_place, "--in-place is for images; a tree is always updated in place"),
+            (tree && self.is_to_stdout(), "a tree cannot go to standard output"),
+            (self.is_to_stdout() && self.json, "--json and the image cannot both go to standard output"),
+            (self.is_to_stdout() && (self.in_place || self.dry_run), "--in-place and --dry-run need a file or device"),
             (kind == "catar" && self.unpack.hardlink(), "--hardlink is for indexes, which have seeds"),
             (kind == "catar" && !self.seed.is_empty(), "--seed is for indexes"),
             (kind == "catar" && !self.extra_store.is_empty(), "--extra-store is for indexes"),
@@ -234,6 +251,7 @@ fn config(args: &Args, tree: bool) -> Config {
         index: Location::parse(&args.index),
         index_id: args.index_id,
         target: args.target.clone(),
+        stdout: args.is_to_stdout(),
         tree: tree.then(|| args.tree()),
         target_options: TargetOptions { in_place: args.in_place, punch_holes: args.punch_holes },
         sources: SourceOptions {

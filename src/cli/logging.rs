@@ -26,9 +26,9 @@ pub(super) fn start(global: &Global) {
 fn default_filter(global: &Global) -> &'static str {
     match (global.quiet, global.verbose) {
         (true, _) => "error",
-        (false, 0) => "warn,libp2p_kad=error",
-        (false, 1) => "warn,libp2p_kad=error,caswarm=info",
-        (false, 2) => "info,libp2p_kad=error,caswarm=debug",
+        (false, 0) => "warn,libp2p_kad=error,russh_sftp=error",
+        (false, 1) => "warn,libp2p_kad=error,russh_sftp=error,caswarm=info",
+        (false, 2) => "info,libp2p_kad=error,russh_sftp=error,caswarm=debug",
         (false, _) => "debug,caswarm=trace",
     }
 }

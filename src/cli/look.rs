@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, bail};
 
 use super::trees::TreeArgs;
+use super::values::{What, parse_what};
 use crate::browse::Tree;
 use crate::browse::indexed::Indexed;
 use crate::browse::reader::{ArchiveFile, ReadAt, Reader};
@@ -28,6 +29,9 @@ pub struct LookArgs {
     /// One more store, asked after those before it, local ones first; may be repeated.
     #[arg(long, value_name = "STORE")]
     extra_store: Vec<String>,
+    /// What it is, whatever its name: archive, archive-index, blob, blob-index or directory.
+    #[arg(long, value_name = "KIND", value_parser = parse_what)]
+    what: Option<What>,
     #[command(flatten)]
     pub(super) settings: TreeArgs,
 }
@@ -47,13 +51,18 @@ impl LookArgs {
     pub(super) fn found(&self) -> anyhow::Result<Found> {
         let location = Location::parse(&self.tree);
         location.check_supported()?;
-        let name = location.file_name();
-        let found = match (&location, name.rsplit_once('.').map(|(_, kind)| kind)) {
-            (Location::Path(path), _) if path.is_dir() => Found::Directory(path.clone()),
-            (Location::Path(path), Some("catar")) => Found::Archive(path.clone()),
-            (_, Some("caidx")) => Found::Index(location),
-            (_, Some("caibx")) => Found::ImageIndex(location),
-            (Location::Path(path), _) => Found::Image(path.clone()),
+        let what = self.what.or_else(|| What::of_name(&location.file_name()));
+        let found = match (&location, what) {
+            (Location::Path(path), what)
+                if path.is_dir() && matches!(self.what.and(what), None | Some(What::Directory)) =>
+            {
+                Found::Directory(path.clone())
+            }
+            (Location::Path(path), Some(What::Archive)) => Found::Archive(path.clone()),
+            (_, Some(What::ArchiveIndex)) => Found::Index(location),
+            (_, Some(What::BlobIndex)) => Found::ImageIndex(location),
+            (Location::Path(path), None | Some(What::Blob)) => Found::Image(path.clone()),
+            (Location::Path(path), Some(What::Directory)) => bail!("{}: is no directory", path.display()),
             _ => bail!("{location}: of remote places only indexes can be looked into; their names end in .caidx"),
         };
         if self.path.is_some() && !matches!(found, Found::Archive(_) | Found::Index(_)) {

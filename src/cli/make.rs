@@ -3,53 +3,79 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
+use clap::ArgAction;
 
 use super::Global;
+use super::parse_boolean;
+use super::publish::{publish, publish_files};
 use super::trees::TreeArgs;
-use super::values::parse_digest;
+use super::values::{What, parse_digest, parse_what};
 use crate::chunk::Encoding;
 use crate::exit::Exit;
 use crate::format::chunk_sizes::ChunkSizes;
 use crate::format::digest::Digest;
-use crate::make::{Input, Made, Plan, make, make_archive, make_tree};
+use crate::make::{IndexFile, Input, Made, Plan, make, make_archive, make_tree};
+use crate::remote::Place;
 use crate::source::local_store::LocalStore;
+use crate::source::location::Location;
+use crate::tree::Settings;
 
 /// What `caswarm make` takes.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// What to write: the index of an image (os.caibx) or of a tree (os.caidx), with os.caibx.id or os.caidx.id beside it
+    /// What to write, here or on another machine as [USER@]HOST:PATH or
+    /// sftp://[USER@]HOST/PATH: the index of an image (os.caibx) or of a tree (os.caidx), with os.caibx.id or os.caidx.id beside it
     /// that names it among peers; or a tree's archive (os.catar).
     #[arg(value_name = "OUTPUT")]
     index: PathBuf,
     /// The image: a file, a block device, or - for standard input; or the directory that is the top of the tree.
     #[arg(value_name = "INPUT")]
-    image: PathBuf,
-    /// Where chunks are stored, a directory [default: default.castr beside the index].
+    pub(super) image: PathBuf,
+    /// Where chunks are stored, a directory, on the machine of the index [default: default.castr beside the index].
     #[arg(long, env = "CASYNC_STORE", value_name = "DIR")]
-    store: Option<PathBuf>,
+    pub(super) store: Option<PathBuf>,
     /// Sizes of chunks in bytes, with suffixes K, M, G.
     #[arg(long, default_value = "64K", value_name = "AVG|MIN:AVG:MAX")]
-    chunk_size: ChunkSizes,
+    pub(super) chunk_size: ChunkSizes,
     /// How chunks are named [default: sha512-256].
     #[arg(long, default_value = "default", hide_default_value = true, value_name = "sha512-256|sha256", value_parser = parse_digest)]
-    digest: Digest,
+    pub(super) digest: Digest,
     /// How chunks that the store does not have yet are compressed; none stores them as they are
     /// [default: zstd].
     #[arg(long, default_value = "default", hide_default_value = true, value_name = "zstd|xz|gzip|none", value_parser = compression)]
-    compression: Encoding,
+    pub(super) compression: Encoding,
     /// How many threads compress [default: one for each core].
     #[arg(long, value_name = "N")]
     threads: Option<usize>,
+    /// Write OUTPUT.id beside an index. If not, one that is there already is still made right.
+    #[arg(long, value_name = "BOOL", default_value = "yes", value_parser = parse_boolean, action = ArgAction::Set)]
+    pub(super) id: bool,
+    /// What is to be made, whatever its name: archive, archive-index or blob-index.
+    #[arg(long, value_name = "KIND", value_parser = parse_what)]
+    what: Option<What>,
     #[command(flatten)]
     tree: TreeArgs,
 }
 
-/// What the name of the output says is to be made.
+/// What is to be made.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum What {
+pub(super) enum Output {
     Image,
     Tree,
     Archive,
+}
+
+impl Args {
+    /// How many threads compress.
+    pub(super) fn threads(&self) -> usize {
+        let cores = || std::thread::available_parallelism().map_or(1, usize::from);
+        self.threads.filter(|&threads| threads > 0).unwrap_or_else(cores)
+    }
+
+    /// What of a tree is archived.
+    pub(super) fn settings(&self) -> Settings {
+        self.tree.settings(self.digest)
+    }
 }
 
 /// Makes the index or archive and prints the digest of what went into it.
@@ -60,28 +86,40 @@ pub async fn run(args: Args, _global: &Global) -> anyhow::Result<Exit> {
     if args.index.as_os_str() == "-" {
         bail!("the output has to be a file, not standard output, which is for the digest");
     }
-    let what = what(&args.index, &args.image)?;
-    let settings = args.tree.settings(args.digest);
-    if what == What::Archive {
+    let what = what(&args.index, &args.image, args.what)?;
+    let location = Location::parse(&args.index.to_string_lossy());
+    if let Some(place) = Place::of(&location, "ssh") {
+        return publish(args, what, &location, place?).await;
+    }
+    if let Some(place) = Place::of(&location, "sftp") {
+        return publish_files(args, what, &location, place?).await;
+    }
+    if matches!(location, Location::Url(_)) {
+        bail!(
+            "{location}: nothing can be written there; make it here and copy it, or use HOST:PATH, or sftp://HOST/PATH"
+        );
+    }
+    let settings = args.settings();
+    if what == Output::Archive {
         let made = tokio::task::spawn_blocking(move || make_archive(&args.image, settings, args.digest, &args.index));
         let made = made.await.context("make stopped")??;
         tracing::info!(bytes = made.length, "made");
         println!("{}", made.digest);
         return Ok(Exit::Ok);
     }
+    let threads = args.threads();
     let store = args.store.unwrap_or_else(|| beside(&args.index));
-    let cores = || std::thread::available_parallelism().map_or(1, usize::from);
-    let threads = args.threads.filter(|&threads| threads > 0).unwrap_or_else(cores);
     let made = tokio::task::spawn_blocking(move || -> anyhow::Result<Made> {
+        let index = IndexFile { path: args.index, id: args.id };
         let plan = |store| {
             let (sizes, digest, encoding) = (args.chunk_size, args.digest, args.compression);
-            Plan { index: args.index, store, sizes, digest, encoding, threads }
+            Plan { store: Some(store), sizes, digest, encoding, threads }
         };
-        if what == What::Tree {
-            return Ok(make_tree(&args.image, settings, &plan(LocalStore::open_or_create(store)?))?);
+        if what == Output::Tree {
+            return Ok(make_tree(&args.image, settings, &index, &plan(LocalStore::open_or_create(store)?))?);
         }
         let input = Input::open(&args.image)?;
-        Ok(make(input, &plan(LocalStore::open_or_create(store)?))?)
+        Ok(make(input, &index, &plan(LocalStore::open_or_create(store)?))?)
     })
     .await
     .context("make stopped")??;
@@ -90,21 +128,18 @@ pub async fn run(args: Args, _global: &Global) -> anyhow::Result<Exit> {
     Ok(Exit::Ok)
 }
 
-fn what(output: &Path, input: &Path) -> anyhow::Result<What> {
-    let kind = output.extension().and_then(|kind| kind.to_str());
+fn what(output: &Path, input: &Path, said: Option<What>) -> anyhow::Result<Output> {
+    let kind = said.or_else(|| What::of_name(&output.to_string_lossy()));
+    let (shown, of) = (output.display(), input.display());
     Ok(match (kind, input.is_dir()) {
-        (Some("caidx"), true) => What::Tree,
-        (Some("catar"), true) => What::Archive,
-        (Some(kind @ ("caidx" | "catar")), false) => {
-            let (output, input) = (output.display(), input.display());
-            bail!(
-                "{output}: a .{kind} is made of a directory, and {input} is none; the index of an image ends in .caibx"
-            )
+        (Some(What::ArchiveIndex), true) => Output::Tree,
+        (Some(What::Archive), true) => Output::Archive,
+        (Some(What::ArchiveIndex | What::Archive), false) => {
+            bail!("{shown}: the archive of a tree, or the index of one, is made of a directory, and {of} is none")
         }
-        (_, true) => {
-            bail!("{}: is a directory; the index of a tree ends in .caidx, its archive in .catar", input.display())
-        }
-        (_, false) => What::Image,
+        (Some(What::Blob | What::Directory), _) => bail!("{shown}: only indexes and archives are made"),
+        (_, true) => bail!("{of}: is a directory; the index of a tree ends in .caidx, its archive in .catar"),
+        (_, false) => Output::Image,
     })
 }
 

@@ -22,6 +22,10 @@ pub struct Args {
     #[arg(long, value_name = "INDEX=FILE", value_parser = index_and_file)]
     image: Vec<(PathBuf, PathBuf)>,
 
+    /// An extracted tree to serve from as it lies on disk, with its index; may be repeated.
+    #[arg(long, value_name = "INDEX=DIR", value_parser = index_and_file)]
+    tree: Vec<(PathBuf, PathBuf)>,
+
     /// Keep no DHT records for other nodes.
     #[arg(long)]
     no_dht_server: bool,
@@ -41,7 +45,11 @@ pub async fn run(args: Args, global: &Global) -> anyhow::Result<Exit> {
     let mut node = args.lan.node_config(identity, Some(daemon::PORT))?;
     node.state_dir = Some(path);
     node.dht_server = !args.no_dht_server;
-    let config = DaemonConfig { node, stores: args.store, images: args.image, control: state.control_socket() };
+    if let Some((_, path)) = args.tree.iter().find(|(_, path)| !path.is_dir()) {
+        anyhow::bail!("{}: is no directory, so no tree; images are named with --image", path.display());
+    }
+    let images = args.image.into_iter().chain(args.tree).collect();
+    let config = DaemonConfig { node, stores: args.store, images, control: state.control_socket() };
     let mut signals = Signals::listen();
     // To be stopped is how a node ends: that is no failure.
     daemon::run(config, async {

@@ -57,6 +57,48 @@ pub(super) fn parse_digest(name: &str) -> Result<Digest, String> {
     }
 }
 
+/// What a file is, whatever its name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum What {
+    /// A tree in one file.
+    Archive,
+    /// The index of such.
+    ArchiveIndex,
+    /// An image.
+    Blob,
+    /// The index of such.
+    BlobIndex,
+    /// A tree.
+    Directory,
+}
+
+impl What {
+    /// What something of this name is, if the name tells.
+    pub(super) fn of_name(name: &str) -> Option<Self> {
+        match name.rsplit_once('.')?.1 {
+            "catar" => Some(Self::Archive),
+            "caidx" => Some(Self::ArchiveIndex),
+            "caibx" => Some(Self::BlobIndex),
+            _ => None,
+        }
+    }
+}
+
+/// casync's words for it.
+///
+/// # Errors
+/// Any other word.
+pub(super) fn parse_what(word: &str) -> Result<What, String> {
+    match word {
+        "archive" => Ok(What::Archive),
+        "archive-index" => Ok(What::ArchiveIndex),
+        "blob" => Ok(What::Blob),
+        "blob-index" => Ok(What::BlobIndex),
+        "directory" => Ok(What::Directory),
+        _ => Err("use archive, archive-index, blob, blob-index or directory".to_owned()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

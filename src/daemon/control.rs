@@ -15,7 +15,7 @@ use tokio::net::{UnixListener, UnixStream};
 use super::kept_images::KeptImages;
 use super::serve_image;
 use crate::node::Node;
-use crate::node::holder::ImageHolder;
+use crate::node::extracted::Extracted;
 use crate::node::hub::Status;
 use crate::source::SourceError;
 
@@ -31,7 +31,7 @@ const ANSWER: Duration = Duration::from_secs(20);
 enum Request {
     /// Its state.
     Status,
-    /// To serve this image.
+    /// To serve this image, or the tree in this directory.
     AddImage { image: PathBuf, index_hex: String },
 }
 
@@ -183,7 +183,7 @@ async fn add(controlled: &Controlled, image: PathBuf, index_hex: &str) -> Answer
     let Ok(index) = hex::decode(index_hex) else { return Answer::Error("the index is not hexadecimal".into()) };
     let (path, kept) = (image.clone(), controlled.kept.clone());
     let opened = tokio::task::spawn_blocking(move || {
-        let holder = ImageHolder::open(&path, Bytes::from(index))?;
+        let holder = Extracted::open(&path, Bytes::from(index))?;
         Ok::<_, SourceError>((keep(kept.as_deref(), &path, &holder), holder))
     });
     match opened.await {
@@ -200,7 +200,7 @@ async fn add(controlled: &Controlled, image: PathBuf, index_hex: &str) -> Answer
 }
 
 /// Keeps an image for the next start; without that it is served all the same. Returns those that had to make room.
-fn keep(kept: Option<&Mutex<KeptImages>>, image: &Path, holder: &ImageHolder) -> Vec<PathBuf> {
+fn keep(kept: Option<&Mutex<KeptImages>>, image: &Path, holder: &Extracted) -> Vec<PathBuf> {
     let Some(kept) = kept else { return Vec::new() };
     let added = kept.lock().unwrap_or_else(PoisonError::into_inner).add(image, holder);
     added.unwrap_or_else(|error| {

@@ -1,4 +1,4 @@
-//! The images that a node was handed while it ran, kept for its next start: a list of them, and the bytes of their
+//! The images and trees that a node was handed while it ran, kept for its next start: a list of them, and the bytes of their
 //! indexes, in the state directory. The images themselves stay where they are, and nothing of them is looked at here.
 //!
 //! Both are written whole or not at all. What cannot be used any more is dropped with a log line.
@@ -12,7 +12,7 @@ use proto::IndexId;
 use serde::{Deserialize, Serialize};
 
 use crate::format::index::Index;
-use crate::node::holder::ImageHolder;
+use crate::node::extracted::Extracted;
 
 const FILE: &str = "images.json";
 
@@ -52,7 +52,7 @@ struct List {
 
 impl KeptImages {
     /// Reads what is kept in `state_dir` and opens the images that are still there.
-    pub(super) fn load(state_dir: &Path) -> (Self, Vec<(ImageHolder, PathBuf)>) {
+    pub(super) fn load(state_dir: &Path) -> (Self, Vec<(Extracted, PathBuf)>) {
         let mut kept = Self { dir: state_dir.to_owned(), images: Vec::new() };
         let listed = match read_list(&state_dir.join(FILE)) {
             Ok(list) => list,
@@ -81,7 +81,7 @@ impl KeptImages {
     ///
     /// # Errors
     /// When it cannot be written; what was kept before still is.
-    pub(super) fn add(&mut self, image: &Path, holder: &ImageHolder) -> io::Result<Vec<PathBuf>> {
+    pub(super) fn add(&mut self, image: &Path, holder: &Extracted) -> io::Result<Vec<PathBuf>> {
         let index = holder.index_id().to_string();
         std::fs::create_dir_all(self.dir.join(INDEXES))?;
         write_whole(&self.index_path(&index), holder.index())?;
@@ -105,14 +105,14 @@ impl KeptImages {
         fit.count().max(1)
     }
 
-    fn open(&self, kept: &Kept) -> Result<ImageHolder, String> {
+    fn open(&self, kept: &Kept) -> Result<Extracted, String> {
         let id: IndexId = kept.index.parse().map_err(|_| "its index id is none".to_owned())?;
         let file = self.index_path(&kept.index);
         let bytes = std::fs::read(&file).map_err(|e| format!("{}: {e}", file.display()))?;
         if Index::index_id(&bytes) != id {
             return Err(format!("{} is damaged", file.display()));
         }
-        ImageHolder::open(&kept.image, Bytes::from(bytes)).map_err(|e| e.to_string())
+        Extracted::open(&kept.image, Bytes::from(bytes)).map_err(|e| e.to_string())
     }
 
     fn index_path(&self, id: &str) -> PathBuf {
@@ -177,13 +177,13 @@ mod tests {
     use crate::format::index::IndexChunk;
 
     /// An image of one chunk, and the place where it lies.
-    fn image(dir: &Path, number: usize) -> (PathBuf, ImageHolder) {
+    fn image(dir: &Path, number: usize) -> (PathBuf, Extracted) {
         let path = dir.join(format!("{number}.img"));
         let bytes = number.to_le_bytes();
         std::fs::write(&path, bytes).unwrap();
         let chunks = vec![IndexChunk { end: 8, id: Digest::Sha512_256.id(&bytes) }];
         let index = Index { flags: 0xb000_0000_0000_0000, sizes: [1, 10, 20], chunks };
-        (path.clone(), ImageHolder::open(&path, index.to_bytes().into()).unwrap())
+        (path.clone(), Extracted::open(&path, index.to_bytes().into()).unwrap())
     }
 
     /// What a node that starts on the directory would serve.

@@ -8,6 +8,8 @@ use proto::{IndexId, limits};
 
 use super::network::Network;
 use crate::format::index::{Index, IndexError};
+use crate::remote::Place;
+use crate::remote::sftp::Sftp;
 use crate::source::SourceError;
 use crate::source::http::HttpClient;
 use crate::source::location::Location;
@@ -103,6 +105,29 @@ pub async fn load(
         let read = tokio::task::spawn_blocking(move || read_file(&path)).await;
         let bytes = read.unwrap_or_else(|_| Err(IndexFileError::Absent(place.clone())))?;
         return checked(place, bytes, pinned, Whence::File);
+    }
+    if let Some(there) = Place::of(location, "ssh") {
+        if let Some(id) = pinned
+            && let Some(bytes) = network.index(id, true).await
+        {
+            return checked(place, bytes, pinned, Whence::Lan);
+        }
+        // What names it beside would cost a connection, which costs more than the index mostly is.
+        let bytes = crate::remote::pull::index(&there?, LONGEST).await?;
+        return checked(place, bytes, pinned, Whence::Origin);
+    }
+    if let Some(there) = Place::of(location, "sftp") {
+        let there = there?;
+        let sftp = Sftp::connect(&there).await?;
+        let beside = sftp.read(&format!("{}.id", there.path), LONGEST_ID).await.ok().flatten();
+        let told = pinned.or_else(|| std::str::from_utf8(&beside?).ok()?.trim().parse().ok());
+        if let Some(id) = told
+            && let Some(bytes) = network.index(id, true).await
+        {
+            return checked(place, bytes, Some(id), Whence::Lan);
+        }
+        let bytes = sftp.read(&there.path, LONGEST).await?.ok_or_else(|| IndexFileError::Absent(place.clone()))?;
+        return checked(place, bytes, pinned, Whence::Origin);
     }
     let told = match pinned {
         Some(id) => Some(id),

@@ -13,7 +13,7 @@ use tokio::sync::mpsc;
 use super::assembly::Assembly;
 use crate::format::layout::Layout;
 use crate::node::fetch::Sink;
-use crate::source::http_store::HttpStore;
+use crate::source::remote_store::RemoteStore;
 
 /// One image to be fetched, as the network sees it.
 pub struct Job {
@@ -27,7 +27,7 @@ pub struct Job {
     /// local work.
     pub assembly: Arc<Assembly>,
     /// The remote stores in the order in which they are to be asked; [`crate::node::fetch::From::Origin`] counts them.
-    pub origins: Vec<HttpStore>,
+    pub origins: Vec<RemoteStore>,
     /// Positions to be fetched, a batch at a time, each position once, as the local work finds out what this machine
     /// lacks. The end of the channel says that there will be no more. All batches together are no longer than the
     /// index, which is what bounds the channel.

@@ -6,9 +6,9 @@ use std::path::Path;
 use crate::format::index::Index;
 use crate::format::layout::Layout;
 use crate::source::http::HttpClient;
-use crate::source::http_store::HttpStore;
 use crate::source::local_store::LocalStore;
 use crate::source::location::Location;
+use crate::source::remote_store::RemoteStore;
 use crate::source::seed::{Seed, SeedName, Wanted};
 use crate::source::{MAX_CHUNK, SourceError};
 
@@ -35,7 +35,7 @@ pub struct SourceOptions {
 #[derive(Default)]
 pub(crate) struct Stores {
     pub(crate) local: Vec<StoreSource>,
-    pub(crate) remote: Vec<HttpStore>,
+    pub(crate) remote: Vec<RemoteStore>,
 }
 
 /// Opens the stores: local ones are looked at, remote ones are not asked yet.
@@ -63,7 +63,7 @@ pub(crate) fn open_stores(
                 Err(error) if number == 0 && options.store.is_none() => problems.push((error, true)),
                 Err(error) => problems.push((error, false)),
             },
-            url => stores.remote.push(HttpStore::new(&url.to_string(), http.clone()).with_limit(limit)),
+            remote => stores.remote.push(RemoteStore::new(remote, limit, http)?),
         }
     }
     let others = !stores.local.is_empty() || !stores.remote.is_empty() || !options.seeds.is_empty();

@@ -58,6 +58,9 @@ pub enum TreeError {
     /// Something cannot be written.
     #[error(transparent)]
     Unpack(#[from] UnpackError),
+    /// Nobody takes the image.
+    #[error("standard output: {0}")]
+    Output(io::Error),
     /// The extraction gave up before the archive was whole.
     #[error("the archive did not become whole")]
     Abandoned,
@@ -199,5 +202,9 @@ pub(super) fn follow(
     assembly: &Arc<Assembly>,
     origins: Option<Arc<Origins>>,
 ) -> io::Result<(Follower, Ending)> {
-    Follower::start(target.clone(), index.clone(), assembly.clone(), origins)
+    let (target, features) = (target.clone(), index.flags);
+    Follower::start(index.clone(), assembly.clone(), move |source, index| {
+        let seeds = origins.map(|origins| (origins, index));
+        unpack_sharing(source, Some(features), &target, seeds)
+    })
 }

@@ -184,6 +184,11 @@ pub fn parse(name: &str) -> Result<u64, UnknownFeature> {
     found.map(|(_, bits)| *bits).ok_or_else(|| UnknownFeature(name.to_owned()))
 }
 
+/// The names of the single bits.
+pub fn names() -> impl Iterator<Item = &'static str> {
+    NAMES.iter().filter(|(_, bits)| bits.is_power_of_two()).map(|(name, _)| *name)
+}
+
 /// The bits that `--with` and `--without` leave: all of `--with`, everything if there is none, less all of `--without`.
 pub fn select(with: &[u64], without: &[u64]) -> u64 {
     let union = |bits: &[u64]| bits.iter().fold(0, |all, bits| all | bits);

@@ -107,6 +107,6 @@ pub fn digest_tree(top: &Path, settings: Settings) -> Result<ChunkId, MakeError>
 
 /// Permission bits for files made of the tree at `top`.
 pub(super) fn mode(top: &Path) -> Result<u32, MakeError> {
-    let metadata = fs::metadata(top).map_err(|source| MakeError::Input { path: top.to_owned(), source })?;
+    let metadata = fs::metadata(top).map_err(|error| MakeError::Input { path: top.to_owned(), error })?;
     Ok(metadata.mode() & 0o666)
 }

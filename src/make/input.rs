@@ -24,7 +24,7 @@ impl Input {
     /// # Errors
     /// When it cannot be opened, or is a directory.
     pub fn open(path: &Path) -> Result<Self, MakeError> {
-        let failed = |source| MakeError::Input { path: path.to_owned(), source };
+        let failed = |error| MakeError::Input { path: path.to_owned(), error };
         let mut file = match path.as_os_str() == "-" {
             true => io::stdin().as_fd().try_clone_to_owned().map(File::from),
             false => File::open(path),
@@ -62,7 +62,7 @@ impl Stream for Input {
                 Ok(0) => break,
                 Ok(more) => read += more,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(source) => return Err(MakeError::Input { path: self.path.clone(), source }),
+                Err(error) => return Err(MakeError::Input { path: self.path.clone(), error }),
             }
         }
         self.read += read as u64;

@@ -17,13 +17,12 @@ pub(super) fn id_path(index: &Path) -> PathBuf {
     name.into()
 }
 
-/// Removes a file, if it is there.
-pub(super) fn remove(path: &Path) -> Result<(), MakeError> {
+/// Removes a file. Returns whether it was there.
+pub(super) fn remove(path: &Path) -> Result<bool, MakeError> {
     match fs::remove_file(path) {
-        Err(source) if source.kind() != io::ErrorKind::NotFound => {
-            Err(MakeError::Output { path: path.to_owned(), source })
-        }
-        _ => Ok(()),
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(MakeError::Output { path: path.to_owned(), error }),
     }
 }
 
@@ -35,15 +34,15 @@ pub(super) fn write(path: &Path, mode: u32, bytes: &[u8]) -> Result<(), MakeErro
 }
 
 /// A file in the making, under another name. Dropped before it is finished it disappears.
-pub(super) struct Output {
+pub(crate) struct Output {
     file: File,
     path: PathBuf,
     temporary: Option<PathBuf>,
 }
 
 impl Output {
-    pub(super) fn create(path: &Path, mode: u32) -> Result<Self, MakeError> {
-        let failed = |source| MakeError::Output { path: path.to_owned(), source };
+    pub(crate) fn create(path: &Path, mode: u32) -> Result<Self, MakeError> {
+        let failed = |error| MakeError::Output { path: path.to_owned(), error };
         let name = path.file_name().ok_or_else(|| failed(io::Error::other("not a file name")))?;
         let mut temporary = OsString::from(".#");
         temporary.push(name);
@@ -53,22 +52,22 @@ impl Output {
         Ok(Self { file, path: path.to_owned(), temporary: Some(temporary) })
     }
 
-    pub(super) fn write(&mut self, bytes: &[u8]) -> Result<(), MakeError> {
-        self.file.write_all(bytes).map_err(|source| self.failed(source))
+    pub(crate) fn write(&mut self, bytes: &[u8]) -> Result<(), MakeError> {
+        self.file.write_all(bytes).map_err(|error| self.failed(error))
     }
 
     /// Makes it durable and gives it its name.
-    pub(super) fn finish(mut self) -> Result<(), MakeError> {
-        self.file.sync_all().map_err(|source| self.failed(source))?;
+    pub(crate) fn finish(mut self) -> Result<(), MakeError> {
+        self.file.sync_all().map_err(|error| self.failed(error))?;
         if let Some(temporary) = &self.temporary {
-            fs::rename(temporary, &self.path).map_err(|source| self.failed(source))?;
+            fs::rename(temporary, &self.path).map_err(|error| self.failed(error))?;
         }
         self.temporary = None;
-        sync_directory(&self.path).map_err(|source| self.failed(source))
+        sync_directory(&self.path).map_err(|error| self.failed(error))
     }
 
-    fn failed(&self, source: io::Error) -> MakeError {
-        MakeError::Output { path: self.path.clone(), source }
+    fn failed(&self, error: io::Error) -> MakeError {
+        MakeError::Output { path: self.path.clone(), error }
     }
 }
 

@@ -137,18 +137,19 @@ impl Shared<'_> {
         while !self.stop.load(Ordering::Relaxed) {
             let Ok(batch) = lock(batches).recv() else { break };
             let ids = self.name(&batch.chunks, |chunk| {
-                if !lock(&self.seen).insert(chunk.id()) || self.plan.store.renew(chunk.id())? {
+                let Some(store) = &self.plan.store else { return Ok(()) };
+                if !lock(&self.seen).insert(chunk.id()) || store.renew(chunk.id())? {
                     return Ok(());
                 }
-                let failed = |source| MakeError::Compress { id: chunk.id(), source };
+                let failed = |error| MakeError::Compress { id: chunk.id(), error };
                 let stored = if encoding == Encoding::Plain {
-                    self.plan.store.insert_plain(chunk)?
+                    store.insert_plain(chunk)?
                 } else {
                     let compressor = match &mut compressor {
                         Some(compressor) => compressor,
                         none => none.insert(Compressor::new(encoding).map_err(failed)?),
                     };
-                    self.plan.store.insert(chunk, &compressor.compress(chunk.bytes()).map_err(failed)?)?
+                    store.insert(chunk, &compressor.compress(chunk.bytes()).map_err(failed)?)?
                 };
                 self.stored.fetch_add(usize::from(stored), Ordering::Relaxed);
                 Ok(())

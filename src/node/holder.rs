@@ -31,6 +31,9 @@ pub trait Holder: Send + Sync {
     /// How many chunks it holds, for people.
     fn count(&self) -> u64;
 
+    /// What it gave for this chunk was not the chunk. It need not be asked again.
+    fn refused(&self, _id: &ChunkId) {}
+
     /// Whether what it reads from was removed, and lives on only because it is open here.
     fn is_removed(&self) -> bool {
         false

@@ -137,6 +137,7 @@ impl Serving {
                 }
                 Err(error) => {
                     self.refused.fetch_add(1, Ordering::Relaxed);
+                    holder.refused(&id);
                     tracing::warn!(%error, holder = holder.name(), "not served");
                 }
             }

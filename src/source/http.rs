@@ -16,6 +16,11 @@ use super::{SourceError, random};
 /// How long the rest of an answer that nobody wants is waited for.
 const DRAIN: Duration = Duration::from_secs(1);
 
+/// How many times as long as a byte may take to come is looked at how many came, and how many they have to be: a server
+/// that drips is as good as one that stalls. Even a slow line that many answers share brings more.
+const LOOK: u32 = 4;
+const DRIP: usize = 4 << 10;
+
 /// What a 403 is called in messages.
 pub(crate) const FORBIDDEN: &str = "the server forbids it (403)";
 
@@ -186,8 +191,18 @@ impl HttpClient {
         }
         // What is announced is not yet there: memory is not taken on a server's word alone.
         let mut body = Body::with_capacity(announced.min(256 << 10) as usize);
+        let (mut looked, mut came) = (Instant::now(), 0);
         while let Some(part) = response.chunk().await.map_err(|error| self.judge(url, &error))? {
             self.count(part.len()).await;
+            came += part.len();
+            if looked.elapsed() >= self.options.stall_timeout * LOOK {
+                // Who limits himself may be as slow as he likes.
+                if came < DRIP && self.rate_limit.is_none() {
+                    let reason = format!("only {came} bytes in {:?}", looked.elapsed());
+                    return Err(Failure::MayPass(reason, Duration::ZERO));
+                }
+                (looked, came) = (Instant::now(), 0);
+            }
             if body.len() as u64 + part.len() as u64 > limit {
                 return Err(too_long());
             }
@@ -211,7 +226,8 @@ impl HttpClient {
         let _ = tokio::time::timeout(DRAIN, rest).await;
     }
 
-    async fn count(&self, bytes: usize) {
+    /// Counts bytes that came, by whichever way, and waits as long as the limit wants.
+    pub(super) async fn count(&self, bytes: usize) {
         self.received.fetch_add(bytes as u64, Relaxed);
         if let Some(rate_limit) = &self.rate_limit {
             rate_limit.pass(bytes as u64).await;

@@ -92,18 +92,14 @@ impl Location {
         }
     }
 
-    /// Refuses what cannot be read yet: ssh, and URLs other than HTTP's.
+    /// Refuses what cannot be read: URLs other than those of HTTP, ssh and SFTP.
     ///
     /// # Errors
     /// `Refused`, naming the location and what to use instead.
     pub fn check_supported(&self) -> Result<(), SourceError> {
         match self {
-            Self::Ssh { .. } => Err(SourceError::refused(
-                self,
-                "ssh locations are not supported yet: use http(s), or a path (./NAME if it has a colon)",
-            )),
-            Self::Url(url) if !is_http(url) => {
-                Err(SourceError::refused(self, "only http:// and https:// URLs are supported"))
+            Self::Url(url) if !is_http(url) && !url.starts_with("ssh://") && !url.starts_with("sftp://") => {
+                Err(SourceError::refused(self, "only http://, https://, ssh:// and sftp:// URLs are supported"))
             }
             _ => Ok(()),
         }
@@ -220,10 +216,12 @@ mod tests {
 
     #[test]
     fn what_cannot_be_read_is_refused_by_name() {
-        for text in ["host:store", "ftp://host/store", "sftp://host/store"] {
+        for text in ["ftp://host/store", "lan://host/store"] {
             let error = Location::parse(text).check_supported().unwrap_err().to_string();
             assert!(error.starts_with(text), "{error}");
         }
-        assert!(Location::parse("https://host/store").check_supported().is_ok());
+        for text in ["https://host/store", "ssh://host/store", "sftp://host/store", "host:store", "/store"] {
+            assert!(Location::parse(text).check_supported().is_ok(), "{text}");
+        }
     }
 }

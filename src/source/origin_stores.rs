@@ -10,7 +10,8 @@ use proto::ChunkId;
 use tokio::time::Instant;
 
 use super::http::FORBIDDEN;
-use super::http_store::{Asking, Fetched, HttpStore};
+use super::http_store::Fetched;
+use super::remote_store::{Asking, RemoteStore};
 use super::{ChunkSource, SourceError};
 
 /// For how long a store is asked last after a first failure; it doubles with every further one.
@@ -19,7 +20,7 @@ const LONGEST_REST: Duration = Duration::from_secs(30);
 
 /// Several stores with the same chunks, or each with some.
 pub struct OriginStores {
-    stores: Vec<(HttpStore, Mutex<Health>)>,
+    stores: Vec<(RemoteStore, Mutex<Health>)>,
 }
 
 /// What a store did last.
@@ -45,10 +46,10 @@ pub struct OriginReply {
 
 impl OriginStores {
     /// These stores, to be asked in this order.
-    pub fn new(stores: Vec<HttpStore>) -> Self {
+    pub fn new(stores: Vec<impl Into<RemoteStore>>) -> Self {
         let now = Instant::now();
         let well = || Mutex::new(Health { rest: None, until: now });
-        Self { stores: stores.into_iter().map(|store| (store, well())).collect() }
+        Self { stores: stores.into_iter().map(|store| (store.into(), well())).collect() }
     }
 
     /// The stores' names in order.

@@ -25,7 +25,7 @@ pub struct Archiver {
 }
 
 /// A regular file that went by.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct Noted {
     /// Where its content begins in the archive.
     pub offset: u64,

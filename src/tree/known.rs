@@ -2,23 +2,27 @@
 //! whole file is equal, or block by block. What is known of them is of the moment when they were read, so each is
 //! compared with that again when it is used.
 
-use std::ffi::OsStr;
+use std::ffi::{CStr, OsStr};
 use std::fs::File;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use nix::sys::stat::FileStat;
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags};
+use rustix::io::Errno;
 
 use super::read;
 
 /// A regular file, and how it was found.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct Known {
     directory: Arc<Path>,
     name: Box<[u8]>,
     stamp: Stamp,
+    /// When anything about it changed last, also what can be put back; a new name, which we give it, is such a change.
+    changed: Mutex<(i64, i64)>,
 }
 
 /// What does not stay the same when a file changes, or another takes its place.
@@ -61,7 +65,8 @@ impl Stamp {
 impl Known {
     /// A file of this name that looks like `stat`.
     pub(super) fn new(directory: Arc<Path>, name: &[u8], stat: &FileStat) -> Self {
-        Self { directory, name: name.into(), stamp: Stamp::of(stat) }
+        let changed = Mutex::new((stat.st_ctime, stat.st_ctime_nsec));
+        Self { directory, name: name.into(), stamp: Stamp::of(stat), changed }
     }
 
     /// Opens it for reading; `None` if it cannot be opened or is not what it was.
@@ -72,8 +77,21 @@ impl Known {
     }
 
     /// Whether an open file is this one, unchanged.
-    pub(super) fn is_still(&self, file: &File) -> bool {
-        read::stat(file).is_ok_and(|stat| Stamp::of(&stat) == self.stamp)
+    fn is_still(&self, file: &File) -> bool {
+        let changed = *self.changed.lock().unwrap_or_else(PoisonError::into_inner);
+        read::stat(file)
+            .is_ok_and(|stat| Stamp::of(&stat) == self.stamp && (stat.st_ctime, stat.st_ctime_nsec) == changed)
+    }
+
+    /// Gives the file one more name, in the directory `parent`, if it is still what it was.
+    pub(super) fn link(&self, parent: &OwnedFd, name: &CStr) -> Result<(), Errno> {
+        let file = self.open().ok_or(Errno::NOENT)?;
+        let mut changed = self.changed.lock().unwrap_or_else(PoisonError::into_inner);
+        let place = format!("/proc/self/fd/{}", file.as_raw_fd());
+        rustix::fs::linkat(CWD, place, parent, name, AtFlags::SYMLINK_FOLLOW)?;
+        let stat = read::stat(&file)?;
+        *changed = (stat.st_ctime, stat.st_ctime_nsec);
+        Ok(())
     }
 
     /// Whether this is the file that looks like `stat`.

@@ -375,18 +375,19 @@ impl Unpacker {
     fn link(&mut self, known: &Known, written: Option<&CString>, name: &CString) -> Doing<bool> {
         let Some(parent) = self.open.last().map(|parent| parent.fd.clone()) else { return Ok(false) };
         // It may be there already: then there is nothing to replace.
-        let there = read::stat_at(&parent, name).is_ok_and(|stat| known.is_file_of(&stat));
-        let temporary = self.temporary_name();
-        if share::link(known, &parent, &temporary).is_err() {
-            return Ok(false);
+        if read::stat_at(&parent, name).is_ok_and(|stat| known.is_file_of(&stat)) {
+            if known.open().is_none() {
+                return Ok(false);
+            }
+        } else {
+            let temporary = self.temporary_name();
+            if known.link(&parent, &temporary).is_err() {
+                return Ok(false);
+            }
+            self.install(&temporary, name).inspect_err(|_| {
+                let _ = place::unlink(&parent, &temporary);
+            })?;
         }
-        let installed = match there {
-            true => place::unlink(&parent, &temporary).map_err(|error| ("removing a second name", error)),
-            false => self.install(&temporary, name),
-        };
-        installed.inspect_err(|_| {
-            let _ = place::unlink(&parent, &temporary);
-        })?;
         match written {
             Some(written) => place::unlink(&parent, written).map_err(|error| ("removing a copy", error)).map(|()| true),
             None => Ok(true),

@@ -117,6 +117,31 @@ fn directories_are_listed_described_and_digested_as_casync_does() {
 }
 
 #[test]
+fn files_of_every_length_among_each_other_have_their_own_digests() {
+    if !require(&[Need::Program("casync")]) {
+        return;
+    }
+    let place = Place::new();
+    for directory in 0..3 {
+        fs::create_dir_all(place.path(&format!("tree/{directory}"))).unwrap();
+        for file in 0..45 {
+            let length = match file % 15 {
+                3 => (1 << 20) + 1 + file,
+                4 => 1 << 20,
+                9 => 2_500_000 + directory,
+                14 => 0,
+                other => other * 3_000 + directory,
+            };
+            let content = crate::support::data::image((100 * directory + file) as u64, length);
+            fs::write(place.path(&format!("tree/{directory}/{file}")), content).unwrap();
+        }
+    }
+    same(&place, &["mtree", "tree"]);
+    place.ours(&["make", "x.catar", "tree"]).ok();
+    same(&place, &["mtree", "x.catar"]);
+}
+
+#[test]
 fn indexes_are_looked_into_by_path_with_few_chunks_also_over_http() {
     let place = Place::new();
     grow::tree(32, 100, &place.path("tree"), grow::Soil::default());

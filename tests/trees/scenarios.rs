@@ -124,12 +124,10 @@ fn what_fuse_can_show_is_the_same_in_every_form() {
 
 #[test]
 fn this_machines_own_programs_come_back_as_they_were() {
-    if !ready() || !Path::new("/usr/share/doc").is_dir() {
-        return;
-    }
+    let top = ["/usr/share/perl5", "/usr/share/zoneinfo", "/etc/ssl"].into_iter().find(|top| Path::new(top).is_dir());
+    let Some(top) = top.filter(|_| ready()) else { return };
     let place = Place::new();
-    let (top, tree) = ("/usr/share/doc", Path::new("/usr/share/doc"));
-    let archive = place.both_make(tree, &[]);
+    let archive = place.both_make(Path::new(top), &[]);
     place.ours(&["make", "x.caidx", top]).ok();
     place.casync(&["make", "--store=theirs.castr", "theirs.caidx", top]).ok();
     assert!(fs::read(place.path("x.caidx")).unwrap() == fs::read(place.path("theirs.caidx")).unwrap());

@@ -11,7 +11,7 @@ use std::thread::JoinHandle;
 use bytes::Bytes;
 use tokio::sync::oneshot;
 
-use super::{Origins, TreeError, TreeTarget, unpack_sharing};
+use super::TreeError;
 use crate::blocks::Pool;
 use crate::browse::BrowseError;
 use crate::browse::reader::{BLOCK, ReadAt};
@@ -57,11 +57,11 @@ impl Ending {
 
 impl Follower {
     /// A thread that begins when it is told to.
-    pub(super) fn start(
-        target: TreeTarget,
+    /// `work` gets the archive, or the image, and its index.
+    pub(in crate::extract) fn start(
         index: Index,
         assembly: Arc<Assembly>,
-        origins: Option<Arc<Origins>>,
+        work: impl FnOnce(Box<dyn ReadAt>, Index) -> Result<Unpacked, TreeError> + Send + 'static,
     ) -> io::Result<(Self, Ending)> {
         let (end, ended) = oneshot::channel();
         let stop = Arc::new(AtomicBool::new(false));
@@ -71,10 +71,9 @@ impl Follower {
             if gone.recv().is_err() {
                 return;
             }
-            let features = spool.index.flags;
-            let seeds = origins.map(|origins| (origins, spool.index.clone()));
+            let index = spool.index.clone();
             // Nobody listening: it was told to give up.
-            let _ = end.send(unpack_sharing(Box::new(spool), Some(features), &target, seeds));
+            let _ = end.send(work(Box::new(spool), index));
         })?;
         Ok((Self { go: Some(go), stop, assembly, thread: Some(thread) }, Ending { ended, whole: None }))
     }
@@ -141,6 +140,6 @@ impl ReadAt for Spool {
     }
 
     fn place(&self) -> String {
-        "the archive being put together".to_owned()
+        "what is being put together".to_owned()
     }
 }

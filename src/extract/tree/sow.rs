@@ -77,7 +77,7 @@ impl Sowing<'_> {
                     if self.by_index(&seed.file, &index)? {
                         return Ok(());
                     }
-                    tracing::info!("{}: not of this tree as it is now; cutting it instead", path.display());
+                    tracing::warn!("{}: not of this tree as it is now; cutting it instead", path.display());
                 }
                 Ok(_) => {
                     tracing::warn!("{}: of another digest, or no tree's; cutting the seed instead", path.display());

@@ -1,16 +1,12 @@
-//! A new file that shares what it can: blocks of known files instead of copies, and a name for a known file that is equal
-//! to it. Blocks are looked at after they are shared: what counts is what is in the new file, however the other one
-//! changes meanwhile.
+//! A new file that shares blocks of known files instead of having copies. Blocks are looked at after they are shared:
+//! what counts is what is in the new file, however the other one changes meanwhile.
 
 use std::collections::VecDeque;
-use std::ffi::CStr;
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
-use rustix::fs::{AtFlags, CWD};
 use rustix::io::Errno;
 
 use super::super::known::{Known, Share};
@@ -110,16 +106,4 @@ fn clone(
     }
     seen.resize(want.len(), 0);
     file.read_exact_at(seen, at).is_ok() && seen == want
-}
-
-/// One more name for a known file, if it is still the same.
-pub(super) fn link(known: &Known, parent: &OwnedFd, name: &CStr) -> Result<(), Errno> {
-    let file = known.open().ok_or(Errno::NOENT)?;
-    let place = format!("/proc/self/fd/{}", file.as_raw_fd());
-    rustix::fs::linkat(CWD, place, parent, name, AtFlags::SYMLINK_FOLLOW)?;
-    if known.is_still(&file) {
-        return Ok(());
-    }
-    let _ = super::place::unlink(parent, name);
-    Err(Errno::NOENT)
 }
