@@ -1,5 +1,5 @@
 //! Which nodes hold or want an index, beyond the reach of multicast: libp2p's Kademlia, with provider records of indexes,
-//! [`shards`] of them where many provide one.
+//! in shards where many provide one.
 //!
 //! All of libp2p's networking is in this module. It carries no chunks and no messages of `proto`; what it finds are nodes
 //! and the addresses of their session ports. Addresses that others tell are not believed: a node is dialled at the IP

@@ -123,15 +123,15 @@ fn crowd_at_one_upload_slot_gets_everything_from_it() {
     }
     let published = Published::get();
     let lan = Lan::new(Plan::hosts(&[5]).lan_mbit(100));
-    let origin = lan.origin(&published.www());
     let _node = start_provider(&lan, &published, &["--upload-slots", "1"]);
-    let extracting: Vec<_> = (2..=5).map(|host| start_extract(&lan, host, &origin.url("v1.caibx"), &[])).collect();
+    let pinned = ["--index-id", published.v1_id.as_str()];
+    // There is no origin that could make up for a neighbour that never gets its turn.
+    let extract = |host| start_extract(&lan, host, "http://10.79.0.2/v1.caibx", &pinned);
+    let extracting: Vec<_> = (2..=5).map(extract).collect();
     for (host, process) in (2..=5).zip(extracting) {
         process.wait(PATIENCE).ok();
         assert_file_is(&lan.dir(host).join("out.img"), &published.v1);
     }
-    let (asked, chunks) = (origin.chunk_requests().values().sum::<usize>(), published.chunks("v1").len());
-    assert!(asked * 20 <= chunks, "{asked} of {chunks} chunks were asked of the origin");
 }
 
 #[test]
