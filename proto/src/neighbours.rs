@@ -19,9 +19,10 @@ pub const MESH: usize = 64;
 /// Neighbours of the own zone in a larger network: dialled up to the least, accepted up to the most.
 const LEAST_NEAR: usize = 16;
 const MOST_NEAR: usize = 24;
-/// Neighbours outside of the own zone; more where the own zone is small.
+/// Neighbours outside of the own zone; more where the own zone is small. As many again are accepted as are dialled, or
+/// who comes late finds everyone full.
 const LEAST_FAR: usize = 4;
-const MOST: usize = 30;
+const MOST: usize = 32;
 /// Nodes that are known at a time, of the own zone and outside.
 const KNOWN_NEAR: usize = 4096;
 const KNOWN_FAR: usize = 512;

@@ -83,7 +83,8 @@ fn a_refill_of_a_large_image_looks_at_a_part_of_it_and_the_next_at_another() {
         assert_eq!(picks.queue.len(), KEPT);
         seen.extend(picks.queue.drain(..));
     }
-    assert!(seen.len() >= 10 * KEPT - 10, "{} different ones", seen.len());
+    // Where one look ends and the next begins they share a group at most.
+    assert!(seen.len() >= 10 * (KEPT - 16), "{} different ones", seen.len());
 }
 
 proptest! {
