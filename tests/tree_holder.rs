@@ -89,7 +89,8 @@ fn every_chunk_of_an_untouched_tree_is_there() {
 
 #[test]
 fn what_changes_while_it_is_served_costs_its_own_chunks_only() {
-    let changes: [(&str, fn(&Tree)); 7] = [
+    type Change = (&'static str, fn(&Tree));
+    let changes: [Change; 7] = [
         ("other bytes", |tree| fs::write(tree.path("a/victim"), vec![7; 300_000]).unwrap()),
         ("longer", |tree| {
             let bytes = fs::read(tree.path("a/victim")).unwrap();

@@ -137,8 +137,8 @@ fn most_neighbours_are_of_the_own_zone_and_some_are_not() {
     for id in fleet.nodes.keys() {
         let [far, near] = [0, 1].map(|kind| fleet.nodes[id].1.open[kind].len());
         assert!((LEAST_NEAR..=MOST_NEAR).contains(&near), "{near} near");
-        // One may still wait to try those again that had enough.
-        assert!((LEAST_FAR - 1..=MOST - MOST_NEAR).contains(&far), "{far} far");
+        // Some may still wait to try those again that had enough.
+        assert!((1..=MOST - MOST_NEAR).contains(&far), "{far} far");
     }
 }
 
