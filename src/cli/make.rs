@@ -23,8 +23,8 @@ use crate::tree::Settings;
 /// What `caswarm make` takes.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// What to write, here or on another machine as [USER@]HOST:PATH or
-    /// sftp://[USER@]HOST/PATH: the index of an image (os.caibx) or of a tree (os.caidx), with os.caibx.id or os.caidx.id beside it
+    /// What to write, here or on another machine as `[USER@]HOST:PATH` or
+    /// `sftp://[USER@]HOST/PATH`: the index of an image (os.caibx) or of a tree (os.caidx), with os.caibx.id or os.caidx.id beside it
     /// that names it among peers; or a tree's archive (os.catar).
     #[arg(value_name = "OUTPUT")]
     index: PathBuf,

@@ -63,6 +63,8 @@ impl Fleet {
                 if accepted {
                     its.opened(id, zone, now);
                     self.nodes.get_mut(&id).unwrap().1.opened(peer, of, now);
+                    self.tell(id, peer);
+                    self.tell(peer, id);
                 } else {
                     self.nodes.get_mut(&id).unwrap().1.failed(peer, true, now);
                 }
@@ -71,6 +73,14 @@ impl Fleet {
                 self.nodes.get_mut(&id).unwrap().1.closed(peer, now);
                 self.nodes.get_mut(&peer).unwrap().1.closed(id, now);
             }
+        }
+    }
+
+    /// What `Peers` says at the start of a session.
+    fn tell(&mut self, from: NodeId, to: NodeId) {
+        for named in self.nodes[&from].1.to_tell(&to) {
+            let Some(zone) = self.nodes.get(&named).map(|(zone, _)| *zone) else { continue };
+            self.nodes.get_mut(&to).unwrap().1.learned(named, zone, Duration::ZERO, self.now);
         }
     }
 
