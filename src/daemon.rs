@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex};
 use bytes::Bytes;
 
 use crate::node::extracted::Extracted;
-use crate::node::holder::{Holder, StoreHolder};
+use crate::node::holder::StoreHolder;
 use crate::node::{Node, NodeConfig, StartError};
 use crate::source::SourceError;
 use control::{ControlError, Controlled};
@@ -89,9 +89,9 @@ pub async fn run(config: DaemonConfig, shutdown: impl Future<Output = ()>) -> Re
     if let Some(state) = &state {
         let (list, opened) = KeptImages::load(state);
         kept = Some(Arc::new(Mutex::new(list)));
-        let named: BTreeSet<_> = images.iter().map(|(holder, _)| holder.name()).collect();
-        let others = opened.into_iter().map(|(holder, path)| (holder, path.display().to_string()));
-        images.extend(others.filter(|(holder, _)| !named.contains(&holder.name())));
+        let named: BTreeSet<_> = images.iter().map(|(image, _)| image.holder.name()).collect();
+        let others = opened.into_iter().map(|(image, path)| (image, path.display().to_string()));
+        images.extend(others.filter(|(image, _)| !named.contains(&image.holder.name())));
     }
     let listener = control::listen(&config.control)?;
     let node = Node::start(config.node).await?;
@@ -126,6 +126,5 @@ fn lock(state: &Path) -> Result<File, DaemonError> {
 }
 
 async fn serve_image(node: &Node, image: Extracted, name: String) {
-    let index = (image.index_id(), image.index().clone(), image.layout().clone());
-    node.serve(Arc::new(image), Some(index), name).await;
+    node.serve(image.holder, Some((image.index_id, image.index, image.layout)), name).await;
 }

@@ -31,7 +31,7 @@ mod serve;
 pub mod session;
 mod slots;
 pub mod tls;
-pub mod tree_holder;
+mod tree_holder;
 pub mod zone;
 
 use std::collections::BTreeMap;

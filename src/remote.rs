@@ -129,13 +129,7 @@ impl Remote {
         for place in places {
             command.arg(place.map_or_else(|| "-".to_owned(), |place| quoted(&place.file())));
         }
-        let mut child = command.spawn().map_err(|error| {
-            let program = command.as_std().get_program().display();
-            SourceError::refused(&name, format!("{program} cannot be started: {error}"))
-        })?;
-        let (Some(stdin), Some(stdout)) = (child.stdin.take(), child.stdout.take()) else {
-            return Err(SourceError::refused(&name, "ssh has no pipes"));
-        };
+        let (child, stdin, stdout) = start(command, &name)?;
         let (reader, writer) = (BufReader::new(stdout), BufWriter::new(stdin));
         let mut remote = Self { child, reader: Reader::new(reader, Some(PATIENCE)), writer: Writer::new(writer), name };
         let greeted = remote.greet(wants).await;
@@ -146,7 +140,7 @@ impl Remote {
     async fn greet(&mut self, wants: u64) -> Result<(), LinkError> {
         // If the pipe is broken already, what the other side said first tells more.
         let said = self.writer.send(&Message::Hello(wants)).await;
-        match self.reader.expect().await? {
+        match self.reader.receive().await? {
             Message::Hello(has) if services::unknown(has) => {
                 Err(LinkError::Unexpected("a hello with services that nobody knows".to_owned()))
             }
@@ -174,6 +168,18 @@ impl Remote {
                 false
             }
         }
+    }
+}
+
+/// Starts ssh for a place of that name; what it reads, and what it says.
+pub(crate) fn start(mut command: Command, name: &str) -> Result<(Child, ChildStdin, ChildStdout), SourceError> {
+    let mut child = command.spawn().map_err(|error| {
+        let program = command.as_std().get_program().display();
+        SourceError::refused(name, format!("{program} cannot be started: {error}"))
+    })?;
+    match (child.stdin.take(), child.stdout.take()) {
+        (Some(stdin), Some(stdout)) => Ok((child, stdin, stdout)),
+        _ => Err(SourceError::refused(name, "ssh has no pipes")),
     }
 }
 

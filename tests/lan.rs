@@ -17,6 +17,8 @@ mod trouble;
 use std::path::Path;
 use std::time::Duration;
 
+use published::Published;
+
 use crate::support::lan::{Lan, wait_until};
 use crate::support::{Need, Process, require};
 
@@ -33,6 +35,13 @@ fn start_node(lan: &Lan, host: usize, arguments: &[&str]) -> Process {
         lan.start(host, &["status", "--json"]).wait(Duration::from_secs(10)).status.success()
     });
     node
+}
+
+/// Starts a node that serves the first version from its image.
+fn start_provider(lan: &Lan, host: usize, published: &Published, arguments: &[&str]) -> Process {
+    let index = give(lan, host, &published.www().join("v1.caibx"), "v1.caibx");
+    let image = give(lan, host, &published.image("v1.img"), "v1.img");
+    start_node(lan, host, &[&["--image", &format!("{index}={image}")], arguments].concat())
 }
 
 /// What the node that runs on a host says of itself.

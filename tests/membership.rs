@@ -11,12 +11,13 @@ use caswarm::node::membership::Membership;
 use caswarm::node::network_key::NetworkKey;
 use caswarm::node::session::{self, Session, SessionConfig, SessionError};
 use caswarm::node::tls::TlsConfigs;
-use proto::message::Hello;
 use proto::{IndexId, Message, codec};
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::{TlsAcceptor, TlsConnector};
+
+use crate::support::session::{config, hello};
 
 /// Bytes of a proof of membership.
 const PROOF: usize = 32;
@@ -25,20 +26,8 @@ fn key() -> NetworkKey {
     NetworkKey::generate().unwrap()
 }
 
-fn hello(network: &str) -> Hello {
-    Hello {
-        version: proto::VERSION,
-        network: network.into(),
-        zone: String::new(),
-        session_port: 0,
-        dht_port: 0,
-        agent: "test".into(),
-    }
-}
-
 fn node(network: &str, key: Option<&NetworkKey>) -> SessionConfig {
-    let tls = TlsConfigs::new(&Identity::ephemeral()).unwrap();
-    SessionConfig::new(tls, hello(network)).of(Membership::new(network, key))
+    config(network, &Identity::ephemeral()).of(Membership::new(network, key))
 }
 
 async fn listen() -> (TcpListener, SocketAddr) {

@@ -30,6 +30,7 @@
 
 mod cases;
 mod checks;
+mod events;
 mod file;
 mod fleets;
 mod liars;

@@ -346,11 +346,11 @@ async fn a_question_asked_again_is_answered_again_and_nonsense_ends_it() {
         let (input, output) = tokio::io::split(here);
         let (mut reader, mut writer) = (Reader::new(input, None), Writer::new(output));
         writer.send(&hello).await.unwrap();
-        assert_eq!(reader.expect().await.unwrap(), Message::Hello(services::READABLE_STORE));
+        assert_eq!(reader.receive().await.unwrap(), Message::Hello(services::READABLE_STORE));
         for _ in 0..3 {
             writer.send(&ask(id)).await.unwrap();
             let data = published.chunk_file(&id).into();
-            assert_eq!(reader.expect().await.unwrap(), Message::Chunk { compressed: true, id, data });
+            assert_eq!(reader.receive().await.unwrap(), Message::Chunk { compressed: true, id, data });
         }
         writer.send(&Message::Goodbye).await.unwrap();
     };

@@ -8,6 +8,7 @@ pub mod need;
 pub mod nginx;
 pub mod process;
 pub mod published;
+pub mod session;
 pub mod sshd;
 pub mod wire;
 

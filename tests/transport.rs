@@ -9,22 +9,13 @@ use caswarm::node::discovery::{Discovery, DiscoveryConfig, DiscoveryEvent};
 use caswarm::node::identity::Identity;
 use caswarm::node::membership::Membership;
 use caswarm::node::session::{self, SendError, Session, SessionConfig, SessionError};
-use caswarm::node::tls::TlsConfigs;
-use proto::message::{Encoding, Hello};
+use proto::message::Encoding;
 use proto::{ChunkId, IndexId, Message};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
 fn config(network: &str) -> SessionConfig {
-    let hello = Hello {
-        version: proto::VERSION,
-        network: network.into(),
-        zone: String::new(),
-        session_port: 0,
-        dht_port: 0,
-        agent: "test".into(),
-    };
-    SessionConfig::new(TlsConfigs::new(&Identity::ephemeral()).unwrap(), hello)
+    crate::support::session::config(network, &Identity::ephemeral())
 }
 
 async fn listen() -> (TcpListener, SocketAddr) {

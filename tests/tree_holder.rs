@@ -8,8 +8,8 @@ use bytes::Bytes;
 use caswarm::chunk::verify;
 use caswarm::format::index::Index;
 use caswarm::format::layout::Layout;
+use caswarm::node::extracted::Extracted;
 use caswarm::node::holder::Holder;
-use caswarm::node::tree_holder::TreeHolder;
 
 use crate::support::data::{Random, image};
 use crate::support::{caswarm, run};
@@ -43,12 +43,12 @@ impl Tree {
         self.dir.path().join("t").join(name)
     }
 
-    fn open(&self) -> TreeHolder {
-        TreeHolder::open(&self.path(""), self.index.clone()).unwrap()
+    fn open(&self) -> std::sync::Arc<dyn Holder> {
+        Extracted::open(&self.path(""), self.index.clone()).unwrap().holder
     }
 
     /// How many chunks are right, of how many there are. Those that are wrong are not held afterwards.
-    fn right(&self, holder: &TreeHolder) -> (u32, u32) {
+    fn right(&self, holder: &dyn Holder) -> (u32, u32) {
         let index = Index::parse(&self.index).unwrap();
         let layout = Layout::of(&index);
         let mut right = 0;
@@ -78,13 +78,12 @@ impl Tree {
 #[test]
 fn every_chunk_of_an_untouched_tree_is_there() {
     let tree = Tree::new();
-    let (right, all) = tree.right(&tree.open());
+    let (right, all) = tree.right(&*tree.open());
     assert_eq!(right, all);
     assert!(all > 30);
     fs::write(tree.dir.path().join("file"), b"").unwrap();
-    assert!(TreeHolder::open(&tree.dir.path().join("file"), tree.index.clone()).is_err());
-    assert!(TreeHolder::open(&tree.path("nothing"), tree.index.clone()).is_err());
-    assert!(TreeHolder::open(&tree.path(""), tree.index.slice(..100)).is_err());
+    assert!(Extracted::open(&tree.path("nothing"), tree.index.clone()).is_err());
+    assert!(Extracted::open(&tree.path(""), tree.index.slice(..100)).is_err());
 }
 
 #[test]
@@ -115,12 +114,12 @@ fn what_changes_while_it_is_served_costs_its_own_chunks_only() {
         let tree = Tree::new();
         let holder = tree.open();
         change(&tree);
-        let (right, all) = tree.right(&holder);
+        let (right, all) = tree.right(&*holder);
         assert!((1..=8).contains(&(all - right)), "{what}: {right} of {all}");
-        assert_eq!(tree.right(&holder).0, right, "{what}");
+        assert_eq!(tree.right(&*holder).0, right, "{what}");
         // New files, and other metadata, are no matter: the map is of before.
         fs::write(tree.path("a/new"), b"new").unwrap();
-        assert_eq!(tree.right(&holder).0, right, "{what}");
+        assert_eq!(tree.right(&*holder).0, right, "{what}");
     }
 }
 
@@ -129,11 +128,11 @@ fn a_tree_that_changed_before_it_is_opened_gives_what_is_left_of_it() {
     let tree = Tree::new();
     fs::write(tree.path("a/b/0"), vec![b'x'; 9_000]).unwrap();
     fs::write(tree.path("a/new"), b"new").unwrap();
-    let (right, all) = tree.right(&tree.open());
+    let (right, all) = tree.right(&*tree.open());
     assert!((1..=12).contains(&(all - right)), "{right} of {all}");
     fs::remove_dir_all(tree.path("a")).unwrap();
     let holder = tree.open();
-    let (right, _) = tree.right(&holder);
+    let (right, _) = tree.right(&*holder);
     assert!(right > 10 && right < all, "{right} of {all}");
     assert!(!holder.is_removed());
     fs::remove_dir_all(tree.path("")).unwrap();

@@ -1,7 +1,7 @@
 //! Everything one peer may say to another. [`crate::codec`] knows the bytes; `SPEC.md` says what each message asks of
 //! the other side.
 
-use std::net::SocketAddr;
+use core::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
 

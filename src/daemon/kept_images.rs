@@ -82,9 +82,9 @@ impl KeptImages {
     /// # Errors
     /// When it cannot be written; what was kept before still is.
     pub(super) fn add(&mut self, image: &Path, holder: &Extracted) -> io::Result<Vec<PathBuf>> {
-        let index = holder.index_id().to_string();
+        let index = holder.index_id.to_string();
         std::fs::create_dir_all(self.dir.join(INDEXES))?;
-        write_whole(&self.index_path(&index), holder.index())?;
+        write_whole(&self.index_path(&index), &holder.index)?;
         self.images.retain(|kept| kept.image != image);
         self.images.push(Kept { image: image.to_owned(), index });
         let too_many = self.images.len() - self.fitting();
@@ -201,8 +201,8 @@ mod tests {
             assert!(kept.add(path, holder).unwrap().is_empty());
         }
         let (_, opened) = KeptImages::load(dir.path());
-        let opened: Vec<_> = opened.iter().map(|(holder, path)| (path, holder.index_id())).collect();
-        assert_eq!(opened, [(&two.0, two.1.index_id()), (&one.0, one.1.index_id())]);
+        let opened: Vec<_> = opened.iter().map(|(holder, path)| (path, holder.index_id)).collect();
+        assert_eq!(opened, [(&two.0, two.1.index_id), (&one.0, one.1.index_id)]);
     }
 
     #[test]
@@ -214,7 +214,7 @@ mod tests {
         let (_, new) = image(dir.path(), 2);
         kept.add(&path, &new).unwrap();
         let (_, opened) = KeptImages::load(dir.path());
-        assert_eq!(opened.iter().map(|(holder, _)| holder.index_id()).collect::<Vec<_>>(), [new.index_id()]);
+        assert_eq!(opened.iter().map(|(holder, _)| holder.index_id).collect::<Vec<_>>(), [new.index_id]);
         assert_eq!(std::fs::read_dir(dir.path().join(INDEXES)).unwrap().count(), 1);
     }
 

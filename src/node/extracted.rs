@@ -5,20 +5,24 @@ use std::path::Path;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use proto::{ChunkId, IndexId};
+use proto::IndexId;
 
 use super::holder::{Holder, ImageHolder};
 use super::tree_holder::TreeHolder;
-use crate::chunk::Encoded;
+use crate::format::index::Index;
 use crate::format::layout::Layout;
 use crate::source::SourceError;
 
 /// One of them.
-pub enum Extracted {
-    /// A file or block device.
-    Image(ImageHolder),
-    /// A directory.
-    Tree(Box<TreeHolder>),
+pub struct Extracted {
+    /// Where its chunks are read from.
+    pub holder: Arc<dyn Holder>,
+    /// The bytes of its index file.
+    pub index: Bytes,
+    /// The name of its index.
+    pub index_id: IndexId,
+    /// The layout of its index.
+    pub layout: Arc<Layout>,
 }
 
 impl Extracted {
@@ -27,66 +31,13 @@ impl Extracted {
     /// # Errors
     /// When it cannot be read or the index is none; the message names the place.
     pub fn open(path: &Path, index: Bytes) -> Result<Self, SourceError> {
-        match path.is_dir() {
-            true => Ok(Self::Tree(Box::new(TreeHolder::open(path, index)?))),
-            false => Ok(Self::Image(ImageHolder::open(path, index)?)),
-        }
-    }
-
-    /// The bytes of its index file.
-    pub fn index(&self) -> &Bytes {
-        match self {
-            Self::Image(image) => image.index(),
-            Self::Tree(tree) => tree.index(),
-        }
-    }
-
-    /// The name of its index.
-    pub fn index_id(&self) -> IndexId {
-        match self {
-            Self::Image(image) => image.index_id(),
-            Self::Tree(tree) => tree.index_id(),
-        }
-    }
-
-    /// The layout of its index.
-    pub fn layout(&self) -> &Arc<Layout> {
-        match self {
-            Self::Image(image) => image.layout(),
-            Self::Tree(tree) => tree.layout(),
-        }
-    }
-
-    fn holder(&self) -> &dyn Holder {
-        match self {
-            Self::Image(image) => image,
-            Self::Tree(tree) => tree.as_ref(),
-        }
-    }
-}
-
-impl Holder for Extracted {
-    fn name(&self) -> String {
-        self.holder().name()
-    }
-
-    fn has(&self, id: &ChunkId) -> bool {
-        self.holder().has(id)
-    }
-
-    fn read(&self, id: &ChunkId) -> Result<Option<Encoded>, SourceError> {
-        self.holder().read(id)
-    }
-
-    fn count(&self) -> u64 {
-        self.holder().count()
-    }
-
-    fn is_removed(&self) -> bool {
-        self.holder().is_removed()
-    }
-
-    fn refused(&self, id: &ChunkId) {
-        self.holder().refused(id);
+        let failed = |error| SourceError::Io { path: path.to_owned(), reason: format!("its index: {error}") };
+        let parsed = Index::parse(&index).map_err(failed)?;
+        let layout = Arc::new(Layout::of(&parsed));
+        let holder: Arc<dyn Holder> = match path.is_dir() {
+            true => Arc::new(TreeHolder::open(path, &parsed, layout.clone())?),
+            false => Arc::new(ImageHolder::open(path, layout.clone())?),
+        };
+        Ok(Self { holder, index_id: Index::index_id(&index), index, layout })
     }
 }

@@ -7,12 +7,10 @@ use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use bytes::Bytes;
-use proto::{ChunkId, IndexId};
+use proto::ChunkId;
 
 use crate::chunk::{Encoded, Encoding};
 use crate::extract::assembly::Assembly;
-use crate::format::index::Index;
 use crate::format::layout::Layout;
 use crate::source::SourceError;
 use crate::source::local_store::LocalStore;
@@ -76,22 +74,19 @@ impl Holder for StoreHolder {
     }
 }
 
-/// An extracted image with its index.
+/// An extracted image, read by the layout of its index.
 pub struct ImageHolder {
     path: PathBuf,
     file: File,
-    index: Bytes,
-    id: IndexId,
     layout: Arc<Layout>,
 }
 
 impl ImageHolder {
-    /// Opens the image; `index` is the bytes of its index file. The image's content is not looked at: what does not
-    /// verify later is not served.
+    /// Opens the image. Its content is not looked at: what does not verify later is not served.
     ///
     /// # Errors
-    /// When the image cannot be read or the index is none; the message names the file.
-    pub fn open(path: &Path, index: Bytes) -> Result<Self, SourceError> {
+    /// When the image cannot be read; the message names the file.
+    pub fn open(path: &Path, layout: Arc<Layout>) -> Result<Self, SourceError> {
         let failed = |reason: String| SourceError::Io { path: path.to_owned(), reason };
         // Opening a pipe would wait for a writer.
         let kind = std::fs::metadata(path).map_err(|e| failed(e.to_string()))?.file_type();
@@ -99,24 +94,7 @@ impl ImageHolder {
             return Err(failed("neither a file nor a block device".into()));
         }
         let file = File::open(path).map_err(|e| failed(e.to_string()))?;
-        let parsed = Index::parse(&index).map_err(|e| failed(format!("its index: {e}")))?;
-        let id = Index::index_id(&index);
-        Ok(Self { path: path.to_owned(), file, id, layout: Arc::new(Layout::of(&parsed)), index })
-    }
-
-    /// The bytes of its index file.
-    pub fn index(&self) -> &Bytes {
-        &self.index
-    }
-
-    /// The name of its index.
-    pub fn index_id(&self) -> IndexId {
-        self.id
-    }
-
-    /// The layout of its index.
-    pub fn layout(&self) -> &Arc<Layout> {
-        &self.layout
+        Ok(Self { path: path.to_owned(), file, layout })
     }
 }
 

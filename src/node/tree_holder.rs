@@ -13,8 +13,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
-use bytes::Bytes;
-use proto::{ChunkId, IndexId};
+use proto::ChunkId;
 use roaring::RoaringBitmap;
 use rustix::fs::{Mode, OFlags};
 
@@ -38,12 +37,10 @@ const BLOCK: usize = 2 << 20;
 /// The most files and directories of a tree that are remembered: some 60 bytes and a name each.
 const ENTRIES: usize = 4 << 20;
 
-/// An extracted tree with its index.
-pub struct TreeHolder {
+/// An extracted tree, read by the layout of its archive's index.
+pub(super) struct TreeHolder {
     path: PathBuf,
     top: OwnedFd,
-    index: Bytes,
-    id: IndexId,
     layout: Arc<Layout>,
     map: Map,
     /// Where each position lies in the archive of the tree as it is, where that is not what the index says.
@@ -85,48 +82,21 @@ struct Named {
 }
 
 impl TreeHolder {
-    /// Walks the tree at `path`; `index` is the bytes of the index of its archive. Blocks.
+    /// Walks the tree at `path`; `index` is that of its archive. Blocks.
     ///
     /// # Errors
-    /// When the tree cannot be walked or the index is none; the message names the place.
-    pub fn open(path: &Path, index: Bytes) -> Result<Self, SourceError> {
-        let failed = |reason: String| SourceError::Io { path: path.to_owned(), reason };
-        let parsed = Index::parse(&index).map_err(|error| failed(format!("its index: {error}")))?;
+    /// When the tree cannot be walked; the message names the place.
+    pub(super) fn open(path: &Path, index: &Index, layout: Arc<Layout>) -> Result<Self, SourceError> {
+        let failed = |error: TreeError| SourceError::Io { path: path.to_owned(), reason: error.to_string() };
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let top = rustix::fs::open(path, flags, Mode::empty()).map_err(|errno| SourceError::io(path, errno))?;
-        let settings = Settings { features: features::normalised(parsed.flags), shift: Shift::default() };
-        let map = Map::of(path, settings).map_err(|error| failed(error.to_string()))?;
-        let layout = Arc::new(Layout::of(&parsed));
-        let found = match map.length == parsed.length() {
+        let settings = Settings { features: features::normalised(index.flags), shift: Shift::default() };
+        let map = Map::of(path, settings).map_err(failed)?;
+        let found = match map.length == index.length() {
             true => None,
-            false => Some(search(path, settings, &parsed, &layout).map_err(|error| failed(error.to_string()))?),
+            false => Some(search(path, settings, index, &layout).map_err(failed)?),
         };
-        Ok(Self {
-            path: path.to_owned(),
-            top,
-            id: Index::index_id(&index),
-            index,
-            layout,
-            map,
-            found,
-            gone: RwLock::default(),
-            last: Mutex::default(),
-        })
-    }
-
-    /// The bytes of its index file.
-    pub fn index(&self) -> &Bytes {
-        &self.index
-    }
-
-    /// The name of its index.
-    pub fn index_id(&self) -> IndexId {
-        self.id
-    }
-
-    /// The layout of its index.
-    pub fn layout(&self) -> &Arc<Layout> {
-        &self.layout
+        Ok(Self { path: path.to_owned(), top, layout, map, found, gone: RwLock::default(), last: Mutex::default() })
     }
 
     /// Where a chunk lies in the archive, if it is held.

@@ -82,7 +82,7 @@ impl<R: AsyncRead + Unpin> Reader<R> {
     ///
     /// # Errors
     /// [`LinkError`].
-    pub async fn expect(&mut self) -> Result<Message, LinkError> {
+    pub async fn receive(&mut self) -> Result<Message, LinkError> {
         self.next().await?.ok_or(LinkError::Ended)
     }
 

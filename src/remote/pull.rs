@@ -25,7 +25,7 @@ pub async fn index(place: &Place, limit: u64) -> Result<Bytes, SourceError> {
     let mut remote = Remote::start("pull", &subject, services::PULL_INDEX).await?;
     let mut file = BytesMut::new();
     loop {
-        match remote.reader.expect().await {
+        match remote.reader.receive().await {
             Ok(Message::Index(part)) if (file.len() + part.len()) as u64 <= limit => file.extend_from_slice(&part),
             Ok(Message::Index(_)) => {
                 return Err(SourceError::refused(&remote.name, format!("longer than {limit} bytes, so no index")));
@@ -51,7 +51,7 @@ pub async fn archive<E: From<SourceError>>(
     let subject = Subject { archive: Some(place), ..Subject::default() };
     let mut remote = Remote::start("pull", &subject, services::PULL_ARCHIVE).await?;
     loop {
-        match remote.reader.expect().await {
+        match remote.reader.receive().await {
             Ok(Message::Archive(part)) => take(part)?,
             Ok(Message::ArchiveEof) => break,
             Ok(_) => return Err(remote.failed(unexpected()).into()),

@@ -54,7 +54,7 @@ pub async fn index(
         // No more than the index has, twice: that bounds what waits here.
         let mut left = 2 * rows + 16;
         loop {
-            match reading.expect().await.map_err(failed)? {
+            match reading.receive().await.map_err(failed)? {
                 Message::Request { ids, .. } if ids.len() <= left => {
                     left -= ids.len();
                     ids.into_iter().for_each(|id| {
@@ -136,7 +136,7 @@ pub async fn archive<E: From<SourceError>>(
     }
     let sent = remote.writer.send(&Message::ArchiveEof).await;
     sent.map_err(|error| remote.failed(error))?;
-    match remote.reader.expect().await {
+    match remote.reader.receive().await {
         Ok(Message::Goodbye) => {}
         Ok(_) => {
             let unexpected = LinkError::Unexpected("it does not say goodbye when it has the file".to_owned());

@@ -117,7 +117,7 @@ async fn greet(
     writer: &mut Writer<impl AsyncWrite + Unpin>,
 ) -> Result<u64, ServeError> {
     writer.send(&Message::Hello(has)).await?;
-    match reader.expect().await? {
+    match reader.receive().await? {
         Message::Hello(wants) if !services::unknown(wants) && services::agree(wants, has) => Ok(wants),
         Message::Hello(wants) => Err(ServeError::Refused(format!("wanted is {wants:#x}, and here is only {has:#x}"))),
         _ => Err(LinkError::Unexpected("the other side does not begin with a hello".to_owned()).into()),
@@ -318,7 +318,7 @@ async fn take(
     if let Some(archive) = offer.archive.as_deref().filter(|_| wants & services::PUSH_ARCHIVE != 0) {
         let mut file = save(archive, 0o666)?;
         loop {
-            match reader.expect().await? {
+            match reader.receive().await? {
                 Message::Archive(part) => file.write(&part)?,
                 Message::ArchiveEof => break,
                 _ => return Err(LinkError::Unexpected("something else than the archive comes".to_owned()).into()),
@@ -345,7 +345,7 @@ async fn take(
 async fn take_index(reader: &mut Reader<impl AsyncRead + Unpin>) -> Result<Bytes, ServeError> {
     let mut bytes = BytesMut::new();
     loop {
-        match reader.expect().await? {
+        match reader.receive().await? {
             Message::Index(part) if (bytes.len() + part.len()) as u64 <= MAX_FILE => bytes.extend_from_slice(&part),
             Message::Index(_) => return Err(ServeError::Refused("the index is too long".to_owned())),
             Message::IndexEof => return Ok(bytes.freeze()),
@@ -385,7 +385,7 @@ async fn take_chunks(
         if open.is_empty() {
             return Ok(());
         }
-        let (compressed, id, data) = match reader.expect().await? {
+        let (compressed, id, data) = match reader.receive().await? {
             Message::Chunk { compressed, id, data } if open.remove(&id) => (compressed, id, data),
             Message::Missing(id) => {
                 return Err(ServeError::Refused(format!("chunk {id} of the index is not pushed")));

@@ -53,13 +53,7 @@ impl Sftp {
         let name = format!("sftp://{}", place.host);
         let mut command = place.ssh();
         command.arg("-s").arg(&place.host).arg("sftp");
-        let mut child = command.spawn().map_err(|error| {
-            let program = command.as_std().get_program().display();
-            SourceError::refused(&name, format!("{program} cannot be started: {error}"))
-        })?;
-        let (Some(stdin), Some(stdout)) = (child.stdin.take(), child.stdout.take()) else {
-            return Err(SourceError::refused(&name, "ssh has no pipes"));
-        };
+        let (child, stdin, stdout) = super::start(command, &name)?;
         let (held, alive) = watch::channel(());
         let session = RawSftpSession::new(tokio::io::join(Bounded::new(stdout, held), stdin));
         session.set_timeout(CONNECTING);

@@ -8,15 +8,15 @@ use std::sync::{Arc, mpsc};
 use bytes::Bytes;
 use caswarm::format::index::Index;
 use caswarm::node::identity::Identity;
-use caswarm::node::session::{self, Session, SessionConfig};
-use caswarm::node::tls::TlsConfigs;
-use proto::message::{Encoding, Hello, Join};
-use proto::{Holdings, IndexId, Message, VERSION};
+use caswarm::node::session::{self, Session};
+use proto::message::{Encoding, Join};
+use proto::{Holdings, IndexId, Message};
 use tokio::net::TcpListener;
 
 use super::{Place, Web, from};
 use crate::support::data::assert_file_is;
 use crate::support::run;
+use crate::support::session::config;
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Harm {
@@ -46,15 +46,7 @@ impl Hostile {
             runtime.block_on(async move {
                 let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
                 told.send(listener.local_addr().unwrap()).unwrap();
-                let hello = Hello {
-                    version: VERSION,
-                    network,
-                    zone: String::new(),
-                    session_port: 0,
-                    dht_port: 0,
-                    agent: "harm".into(),
-                };
-                let config = SessionConfig::new(TlsConfigs::new(&Identity::ephemeral()).unwrap(), hello);
+                let config = config(&network, &Identity::ephemeral());
                 loop {
                     let (tcp, _) = listener.accept().await.unwrap();
                     if let Ok(session) = session::accept(tcp, &config).await {

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::published::Published;
-use super::{give, machine_can, node_of, start_extract, start_node};
+use super::{machine_can, node_of, start_extract, start_provider};
 use crate::support::data::assert_file_is;
 use crate::support::lan::{Cut, Lan, Plan, wait_until};
 use crate::support::process::PATIENCE;
@@ -17,9 +17,7 @@ fn neighbour_cut_off_mid_transfer_costs_time_and_not_the_image() {
     let published = Published::get();
     let lan = Lan::new(Plan::hosts(&[2]).lan_mbit(40));
     let origin = lan.origin(&published.www());
-    let index = give(&lan, 1, &published.www().join("v1.caibx"), "v1.caibx");
-    let image = give(&lan, 1, &published.image("v1.img"), "v1.img");
-    let _node = start_node(&lan, 1, &["--image", &format!("{index}={image}")]);
+    let _node = start_provider(&lan, 1, &published, &[]);
     let mut extracting = start_extract(&lan, 2, &origin.url("v1.caibx"), &[]);
     wait_until("a part has come", Duration::from_secs(30), || {
         written(&lan.dir(2)) > 6 << 20 || !extracting.is_running()
@@ -40,11 +38,7 @@ fn another_neighbour_gives_what_a_frozen_one_owes_while_its_session_lasts() {
     let lan = Lan::new(Plan::hosts(&[3]).lan_mbit(40));
     let origin = lan.origin(&published.www());
     lan.cut(3, Cut::Internet);
-    let nodes = [1, 2].map(|host| {
-        let index = give(&lan, host, &published.www().join("v1.caibx"), "v1.caibx");
-        let image = give(&lan, host, &published.image("v1.img"), "v1.img");
-        start_node(&lan, host, &["--image", &format!("{index}={image}")])
-    });
+    let nodes = [1, 2].map(|host| start_provider(&lan, host, &published, &[]));
     let frozen = node_of(&lan, 1).to_string();
     let url = origin.url("v1.caibx");
     let arguments = ["--log-level", "caswarm=trace", "--index-id", &published.v1_id];
@@ -116,12 +110,8 @@ fn node_that_is_killed_comes_back_as_the_same_peer() {
     let published = Published::get();
     let lan = Lan::new(Plan::hosts(&[2]));
     let origin = lan.origin(&published.www());
-    let index = give(&lan, 1, &published.www().join("v1.caibx"), "v1.caibx");
-    let image = give(&lan, 1, &published.image("v1.img"), "v1.img");
-    let arguments = ["--image", &format!("{index}={image}")];
-    let mut node = start_node(&lan, 1, &arguments);
-    node.kill();
-    let _node = start_node(&lan, 1, &arguments);
+    start_provider(&lan, 1, &published, &[]).kill();
+    let _node = start_provider(&lan, 1, &published, &[]);
     start_extract(&lan, 2, &origin.url("v1.caibx"), &[]).wait(PATIENCE).ok();
     assert_file_is(&lan.dir(2).join("out.img"), &published.v1);
     let asked = origin.chunk_requests_from(&lan.address(2));

@@ -8,7 +8,7 @@ use proto::{IndexId, Message};
 
 use super::published::Published;
 use super::sessions::{address, block_on, config};
-use super::{give, machine_can, neighbours, node_of, start_extract, start_node, status};
+use super::{give, machine_can, neighbours, node_of, start_extract, start_node, start_provider, status};
 use crate::support::data::assert_file_is;
 use crate::support::lan::{Cut, Lan, Plan};
 use crate::support::process::PATIENCE;
@@ -32,10 +32,8 @@ fn machine_without_the_key_gets_nothing_from_those_that_have_it() {
     let lan = Lan::new(Plan::hosts(&[3]));
     let origin = lan.origin(&published.www());
     share_key(&lan, &[1, 2]);
-    let index = give(&lan, 1, &published.www().join("v1.caibx"), "v1.caibx");
-    let image = give(&lan, 1, &published.image("v1.img"), "v1.img");
     let keyed = ["--network-key", "key"];
-    let _node = start_node(&lan, 1, &[&["--image", &format!("{index}={image}")], &keyed[..]].concat());
+    let _node = start_provider(&lan, 1, &published, &keyed[..]);
     assert_eq!(status(&lan, 1)["open"], false);
     let shown = lan.start(1, &["status"]).wait(Duration::from_secs(10)).ok();
     assert!(shown.stdout.contains("keyed, only who has its key may join"), "{shown}");
@@ -130,10 +128,8 @@ fn neighbours_that_are_denied_give_and_get_nothing() {
     let published = Published::get();
     let lan = Lan::new(Plan::hosts(&[3]));
     let origin = lan.origin(&published.www());
-    let index = give(&lan, 1, &published.www().join("v1.caibx"), "v1.caibx");
-    let image = give(&lan, 1, &published.image("v1.img"), "v1.img");
     let only_the_third = ["--allow-peer", "10.77.1.3/32"];
-    let _node = start_node(&lan, 1, &[&["--image", &format!("{index}={image}")], &only_the_third[..]].concat());
+    let _node = start_provider(&lan, 1, &published, &only_the_third[..]);
     let node = peer_id(&lan, 1);
 
     let from_lan = |host: usize, arguments: &[&str]| {
@@ -188,9 +184,7 @@ fn chunks_leave_only_for_an_index_that_the_asker_joined() {
     }
     let published = Published::get();
     let lan = Lan::new(Plan::hosts(&[2]));
-    let index = give(&lan, 1, &published.www().join("v1.caibx"), "v1.caibx");
-    let image = give(&lan, 1, &published.image("v1.img"), "v1.img");
-    let _node = start_node(&lan, 1, &["--image", &format!("{index}={image}")]);
+    let _node = start_provider(&lan, 1, &published, &[]);
     let (node, index) = (address(&lan, 1), published.v1_id.parse::<IndexId>().unwrap());
     let parsed = caswarm::format::index::Index::parse(&std::fs::read(lan.dir(1).join("v1.caibx")).unwrap()).unwrap();
     let chunk = parsed.chunks[0].id;

@@ -12,7 +12,7 @@ use rustix::process::Signal;
 use super::keyed::listen_to_mdns;
 use super::published::Published;
 use super::sessions::{address, block_on, config};
-use super::{give, machine_can, neighbours, start_extract, start_node, status};
+use super::{machine_can, neighbours, start_extract, start_node, start_provider, status};
 use crate::support::data::assert_file_is;
 use crate::support::lan::{Cut, Lan, Plan, wait_until};
 use crate::support::process::PATIENCE;
@@ -21,13 +21,6 @@ use crate::support::{Need, caswarm, require};
 /// Bytes a second that the limits of these tests allow, and as it is typed.
 const RATE: u64 = 4 << 20;
 const TYPED: &str = "4M";
-
-/// Starts a node on the first host that holds the first version.
-fn start_provider(lan: &Lan, published: &Published, arguments: &[&str]) -> crate::support::Process {
-    let index = give(lan, 1, &published.www().join("v1.caibx"), "v1.caibx");
-    let image = give(lan, 1, &published.image("v1.img"), "v1.img");
-    start_node(lan, 1, &[&["--image", &format!("{index}={image}")], arguments].concat())
-}
 
 #[test]
 fn limits_of_what_neighbours_give_and_take_are_kept() {
@@ -39,7 +32,7 @@ fn limits_of_what_neighbours_give_and_take_are_kept() {
     lan.cut(2, Cut::Internet);
     lan.cut(3, Cut::Internet);
     for (provider, taker) in [(&["--limit-upload", TYPED][..], &[][..]), (&[], &["--limit-download", TYPED])] {
-        let _node = start_provider(&lan, &published, provider);
+        let _node = start_provider(&lan, 1, &published, provider);
         let pinned = ["--index-id", published.v1_id.as_str()];
         let arguments = [&pinned[..], taker].concat();
         let ran = start_extract(&lan, 2, "http://10.79.0.2/v1.caibx", &arguments).wait(PATIENCE).ok();
@@ -74,7 +67,7 @@ fn neighbour_without_an_upload_slot_is_told_to_come_again_and_gets_its_turn() {
     }
     let published = Published::get();
     let lan = Lan::new(Plan::hosts(&[2]));
-    let _node = start_provider(&lan, &published, &["--upload-slots", "1", "--limit-upload", "1M"]);
+    let _node = start_provider(&lan, 1, &published, &["--upload-slots", "1", "--limit-upload", "1M"]);
     let (node, index) = (address(&lan, 1), published.v1_id.parse::<IndexId>().unwrap());
     let (busy, given) = lan.on(2, || {
         block_on(async {
@@ -123,7 +116,7 @@ fn crowd_at_one_upload_slot_gets_everything_from_it() {
     }
     let published = Published::get();
     let lan = Lan::new(Plan::hosts(&[5]).lan_mbit(100));
-    let _node = start_provider(&lan, &published, &["--upload-slots", "1"]);
+    let _node = start_provider(&lan, 1, &published, &["--upload-slots", "1"]);
     let pinned = ["--index-id", published.v1_id.as_str()];
     // There is no origin that could make up for a neighbour that never gets its turn.
     let extract = |host| start_extract(&lan, host, "http://10.79.0.2/v1.caibx", &pinned);
@@ -142,7 +135,7 @@ fn node_that_shares_nothing_takes_and_gives_nothing() {
     let published = Published::get();
     let lan = Lan::new(Plan::hosts(&[3]));
     let origin = lan.origin(&published.www());
-    let node = start_provider(&lan, &published, &["--no-share"]);
+    let node = start_provider(&lan, 1, &published, &["--no-share"]);
     // It has sessions, and is asked for everything by one who knows that it is there.
     let (mean, index) = (address(&lan, 1), published.v1_id.parse::<IndexId>().unwrap());
     lan.on(2, || {
@@ -169,9 +162,7 @@ fn node_that_shares_nothing_takes_and_gives_nothing() {
     assert_eq!(status(&lan, 1)["sent"], 0);
     drop(node);
 
-    let index = give(&lan, 3, &published.www().join("v1.caibx"), "v1.caibx");
-    let image = give(&lan, 3, &published.image("v1.img"), "v1.img");
-    let _other = start_node(&lan, 3, &["--image", &format!("{index}={image}")]);
+    let _other = start_provider(&lan, 3, &published, &[]);
     std::fs::remove_file(lan.dir(2).join("out.img")).unwrap();
     let ran = start_extract(&lan, 2, &origin.url("v1.caibx"), &["--no-share"]).wait(PATIENCE).ok();
     assert!(ran.json()["from"]["lan"].as_u64() > Some(1 << 20), "{ran}");
@@ -186,7 +177,7 @@ fn without_lan_nothing_listens_and_nothing_leaves() {
     let lan = Lan::new(Plan::hosts(&[3]));
     let origin = lan.origin(&published.www());
     let listener = lan.on(3, listen_to_mdns);
-    let _neighbour = start_provider(&lan, &published, &[]);
+    let _neighbour = start_provider(&lan, 1, &published, &[]);
     let before = lan.sent_packets(2);
     let _node = start_node(&lan, 2, &["--no-lan"]);
     assert_eq!(sockets(&lan, 2), Vec::<String>::new());
@@ -230,7 +221,7 @@ fn background_marks_its_packets_and_lowers_its_threads() {
     }
     let published = Published::get();
     let lan = Lan::new(Plan::hosts(&[2]));
-    let node = start_provider(&lan, &published, &["--background"]);
+    let node = start_provider(&lan, 1, &published, &["--background"]);
     for thread in std::fs::read_dir(format!("/proc/{}/task", node.id())).unwrap().flatten() {
         let stat = std::fs::read_to_string(thread.path().join("stat")).unwrap();
         let nice = stat.rsplit(") ").next().unwrap().split(' ').nth(16).unwrap().to_owned();

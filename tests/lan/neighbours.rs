@@ -1,7 +1,7 @@
 //! What a machine can serve to the others: a store, an image as it lies on disk, another version of the image.
 
 use super::published::Published;
-use super::{give, machine_can, start_extract, start_node};
+use super::{give, machine_can, start_extract, start_node, start_provider};
 use crate::support::data::assert_file_is;
 use crate::support::lan::{Cut, Lan, Plan};
 use crate::support::process::PATIENCE;
@@ -30,9 +30,7 @@ fn neighbours_on_the_old_version_serve_what_the_new_one_left_unchanged() {
     let published = Published::get();
     let lan = Lan::new(Plan::hosts(&[2]).origin_mbit(25));
     let origin = lan.origin(&published.www());
-    let index = give(&lan, 1, &published.www().join("v1.caibx"), "v1.caibx");
-    let image = give(&lan, 1, &published.image("v1.img"), "v1.img");
-    let _node = start_node(&lan, 1, &["--image", &format!("{index}={image}")]);
+    let _node = start_provider(&lan, 1, &published, &[]);
     let ran = start_extract(&lan, 2, &origin.url("v2.caibx"), &[]).wait(PATIENCE).ok();
     assert_file_is(&lan.dir(2).join("out.img"), &published.v2);
 

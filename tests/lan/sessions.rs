@@ -5,13 +5,12 @@ use std::time::{Duration, Instant};
 
 use caswarm::node::identity::Identity;
 use caswarm::node::session::{self, Session, SessionConfig};
-use caswarm::node::tls::TlsConfigs;
-use proto::message::Hello;
 use proto::{IndexId, Message};
 
 use super::published::Published;
-use super::{give, machine_can, neighbours, start_node};
+use super::{machine_can, neighbours, start_node, start_provider};
 use crate::support::lan::{Lan, Plan, wait_until};
+use crate::support::session::config as session_config;
 use crate::support::{caswarm, run};
 
 #[test]
@@ -117,9 +116,7 @@ fn peer_that_asks_for_an_index_again_and_again_is_refused() {
     }
     let published = Published::get();
     let lan = Lan::new(Plan::hosts(&[2]));
-    let index = give(&lan, 1, &published.www().join("v1.caibx"), "v1.caibx");
-    let image = give(&lan, 1, &published.image("v1.img"), "v1.img");
-    let _node = start_node(&lan, 1, &["--image", &format!("{index}={image}")]);
+    let _node = start_provider(&lan, 1, &published, &[]);
     let (node, index) = (address(&lan, 1), published.v1_id.parse::<IndexId>().unwrap());
     let (given, refused) = lan.on(2, || {
         block_on(async {
@@ -163,15 +160,7 @@ pub(super) fn address(lan: &Lan, host: usize) -> SocketAddr {
 }
 
 pub(super) fn config(identity: &Identity) -> SessionConfig {
-    let hello = Hello {
-        version: proto::VERSION,
-        network: String::new(),
-        zone: String::new(),
-        session_port: 0,
-        dht_port: 0,
-        agent: "test".into(),
-    };
-    SessionConfig::new(TlsConfigs::new(identity).unwrap(), hello)
+    session_config("", identity)
 }
 
 pub(super) fn block_on<T>(work: impl Future<Output = T>) -> T {

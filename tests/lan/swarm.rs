@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::published::Published;
-use super::{give, machine_can, start_extract, start_node};
+use super::{machine_can, start_extract, start_node, start_provider};
 use crate::support::data::assert_file_is;
 use crate::support::lan::{Cut, Lan, Plan, wait_until};
 use crate::support::process::PATIENCE;
@@ -46,9 +46,7 @@ fn late_joiner_takes_everything_from_its_neighbours() {
     let published = Published::get();
     let lan = Lan::new(Plan::hosts(&[3]).origin_mbit(25));
     let origin = lan.origin(&published.www());
-    let index = give(&lan, 1, &published.www().join("v1.caibx"), "v1.caibx");
-    let image = give(&lan, 1, &published.image("v1.img"), "v1.img");
-    let _node = start_node(&lan, 1, &["--image", &format!("{index}={image}")]);
+    let _node = start_provider(&lan, 1, &published, &[]);
     let _second = start_node(&lan, 2, &[]);
 
     let ran = start_extract(&lan, 3, &origin.url("v1.caibx"), &[]).wait(PATIENCE).ok();
@@ -111,10 +109,8 @@ fn provider_in_another_segment_is_found_through_the_dht() {
     }
     let published = Published::get();
     let lan = Lan::new(Plan::segments(&[2, 1]));
-    let index = give(&lan, 1, &published.www().join("v1.caibx"), "v1.caibx");
-    let image = give(&lan, 1, &published.image("v1.img"), "v1.img");
     let listen = "0.0.0.0:7700";
-    let _provider = start_node(&lan, 1, &["--image", &format!("{index}={image}"), "--listen", listen]);
+    let _provider = start_provider(&lan, 1, &published, &["--listen", listen]);
     let _known = start_node(&lan, 2, &["--listen", listen]);
     std::thread::sleep(Duration::from_secs(2));
 

@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use proto::{Holdings, Message, Position};
 
+use super::events::Event;
 use super::machine::Kind;
-use super::network::{Event, INDEX, Network};
+use super::network::{INDEX, Network};
 
 /// Between two words of a machine that only talks.
 const WORDS: Duration = Duration::from_millis(200);

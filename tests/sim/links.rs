@@ -6,8 +6,9 @@ use std::time::Duration;
 use proto::exchange::OriginAnswer;
 use proto::{Position, Time};
 
+use super::events::Event;
 use super::machine::Cut;
-use super::network::{Event, Network};
+use super::network::Network;
 
 /// A link of some rate.
 #[derive(Debug, Clone)]

@@ -6,6 +6,7 @@
 extern crate caswarm_proto as proto;
 
 mod checks;
+mod events;
 mod file;
 mod liars;
 mod links;

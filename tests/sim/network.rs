@@ -4,8 +4,6 @@
 //! the receiver's in order of arrival ([`super::links`]). Other messages take their latency and their bytes' time, and
 //! pass what queues.
 
-use std::cmp::Ordering;
-use std::collections::BinaryHeap;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,6 +13,7 @@ use proto::{IndexId, Message, NodeId, Position, Time, ZoneId, codec};
 use roaring::RoaringBitmap;
 
 use super::checks;
+use super::events::{Event, Events};
 use super::links::{Hop, Link, Rack};
 use super::machine::{Kind, Machine, Spec, number_of};
 use super::rng::Rng;
@@ -25,75 +24,13 @@ pub const INDEX: IndexId = IndexId([7; 32]);
 /// What carries a message, beside its own bytes: a TLS record, and a part of a TCP/IP header.
 const OVERHEAD: usize = 60;
 
-#[derive(Debug, Clone)]
-pub enum Event {
-    Start(u32),
-    /// Two machines hear of each other.
-    Learn(u32, u32),
-    /// Discovery says that a machine is gone.
-    Lost(u32, u32),
-    /// The first dialled the second.
-    Session(u32, u32),
-    Closed {
-        at: u32,
-        peer: u32,
-        serial: u32,
-        gone: bool,
-    },
-    Vanish(u32),
-    /// A machine was cut off, or stopped, for longer than sessions live.
-    Deaf(u32),
-    Churn,
-    Say {
-        from: u32,
-        to: u32,
-        serial: u32,
-        message: Rc<Message>,
-    },
-    Sent(u32),
-    Chunk {
-        from: u32,
-        to: u32,
-        serial: u32,
-        position: Position,
-        hop: Hop,
-    },
-    OriginHop {
-        to: u32,
-        position: Position,
-        first_byte: Duration,
-        hop: Hop,
-    },
-    FromOrigin {
-        to: u32,
-        position: Position,
-        answer: OriginAnswer,
-    },
-    /// From a peer, or from the origin.
-    Verified {
-        at: u32,
-        position: Position,
-        from: Option<u32>,
-        right: bool,
-    },
-    Timer(u32),
-    Talk(u32, u32),
-}
-
-struct Due {
-    at: Time,
-    sequence: u64,
-    event: Event,
-}
-
 pub struct Network {
     pub(super) setup: Setup,
     pub machines: Vec<Machine>,
     pub(super) racks: Vec<Rack>,
     pub(super) stored: Vec<u32>,
     lengths: Arc<[u32]>,
-    events: BinaryHeap<Due>,
-    sequence: u64,
+    events: Events,
     pub(super) now: Time,
     pub(super) rng: Rng,
     pub(super) origin: Link,
@@ -124,8 +61,7 @@ impl Network {
             racks,
             stored,
             lengths: lengths.into(),
-            events: BinaryHeap::new(),
-            sequence: 0,
+            events: Events::default(),
             now: Duration::ZERO,
             rng,
             origin: Link::new(setup.origin_rate),
@@ -187,13 +123,12 @@ impl Network {
         }
         let _seed = Seed(self.setup.seed);
         while self.unfinished > 0 {
-            let next = self.events.pop();
-            let over = next.as_ref().is_none_or(|due| due.at > self.setup.limit);
+            let over = self.events.next_at().is_none_or(|at| at > self.setup.limit);
             if over && self.setup.lenient {
                 break;
             }
             assert!(!over, "after {:?}, {}", self.now, self.missing());
-            let Some(Due { at, event, .. }) = next else { break };
+            let Some((at, event)) = self.events.pop() else { break };
             self.now = at;
             self.step(event);
         }
@@ -228,8 +163,7 @@ impl Network {
     }
 
     pub(super) fn push(&mut self, at: Time, event: Event) {
-        self.sequence += 1;
-        self.events.push(Due { at, sequence: self.sequence, event });
+        self.events.push(at, event);
     }
 
     /// What happened, kept as a digest: the order and time of everything.
@@ -522,32 +456,5 @@ impl Network {
             }
             Output::GiveUp(_) => {}
         }
-    }
-}
-
-impl Due {
-    fn key(&self) -> (Time, u64) {
-        (self.at, self.sequence)
-    }
-}
-
-impl PartialEq for Due {
-    fn eq(&self, other: &Self) -> bool {
-        self.key() == other.key()
-    }
-}
-
-impl Eq for Due {}
-
-impl PartialOrd for Due {
-    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-/// The earliest is the greatest: the heap yields it first.
-impl Ord for Due {
-    fn cmp(&self, other: &Self) -> Ordering {
-        other.key().cmp(&self.key())
     }
 }

@@ -7,8 +7,9 @@ use proto::neighbours::Step;
 use proto::{Message, Time};
 use roaring::RoaringBitmap;
 
+use super::events::Event;
 use super::machine::{Cut, Session};
-use super::network::{Event, INDEX, Network};
+use super::network::{INDEX, Network};
 
 /// A session on which nothing is heard for so long is closed.
 pub const DEAF: Duration = Duration::from_secs(20);
