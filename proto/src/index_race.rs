@@ -13,6 +13,8 @@ use crate::{IndexId, NodeId, Time};
 const GRACE: Duration = Duration::from_millis(400);
 /// How long the elected node has, before the next rank takes over.
 const TURN: Duration = Duration::from_millis(1500);
+/// How long a node with which a session just opened has to say that it takes part.
+const WORD: Duration = Duration::from_millis(300);
 /// How long a neighbour has to deliver the index, beyond what it takes at [`SLOWEST`].
 const DELIVERY: Duration = Duration::from_secs(5);
 /// Bytes a second at which a delivery may go on for as long as it takes.
@@ -41,6 +43,8 @@ pub struct IndexRace {
     turn_at: Time,
     /// Neighbours in the exchange: whether they have the index.
     peers: BTreeMap<NodeId, bool>,
+    /// Nodes that discovery named and that may take part, and until when their word is waited for.
+    heard: BTreeMap<NodeId, Time>,
     /// How often each was asked; a neighbour that left and came back is the same.
     tries: BTreeMap<NodeId, u32>,
     /// Who is asked, and until when it may deliver.
@@ -58,14 +62,31 @@ impl IndexRace {
             opens_at: now + GRACE,
             turn_at: now + GRACE,
             peers: BTreeMap::new(),
+            heard: BTreeMap::new(),
             tries: BTreeMap::new(),
             asked: None,
             asked_origin: false,
         }
     }
 
+    /// Discovery names a node that may take part. It counts in the election while its word is awaited: on a busy machine
+    /// a session takes longer than the grace.
+    pub fn heard_of(&mut self, node: NodeId, now: Time) {
+        if node != self.me && !self.peers.contains_key(&node) {
+            self.heard.entry(node).or_insert(now + TURN);
+        }
+    }
+
+    /// A session with a node opened: it says at once whether it takes part.
+    pub fn met(&mut self, node: NodeId, now: Time) {
+        if let Some(until) = self.heard.get_mut(&node) {
+            *until = now + WORD;
+        }
+    }
+
     /// A neighbour wants the index too, or has it.
     pub fn joined(&mut self, peer: NodeId, has_index: bool) {
+        self.heard.remove(&peer);
         self.peers.insert(peer, has_index);
     }
 
@@ -109,8 +130,7 @@ impl IndexRace {
         if self.asked_origin || !self.origin || now < self.opens_at {
             return None;
         }
-        let rank = self.rank();
-        if now < self.turn_at + TURN * rank {
+        if now < self.turn_at + TURN * self.rank() || (now < self.turn_at + TURN && self.awaits_a_better(now)) {
             return None;
         }
         self.asked_origin = true;
@@ -129,6 +149,13 @@ impl IndexRace {
         let tries = |peer: &NodeId| self.tries.get(peer).copied().unwrap_or(0);
         let holders = self.peers.iter().filter(|(peer, has)| **has && tries(peer) < TRIES).map(|(peer, _)| *peer);
         holders.min_by_key(|peer| (tries(peer), self.election.score(peer, own)))
+    }
+
+    /// Whether a node that comes before this one in the election has still to say that it takes part.
+    fn awaits_a_better(&self, now: Time) -> bool {
+        let own = self.election.score(&self.me, INDEX_GROUP);
+        let awaited = self.heard.iter().filter(|(_, until)| now < **until);
+        awaited.map(|(node, _)| node).any(|node| self.election.score(node, INDEX_GROUP) > own)
     }
 
     /// How many neighbours come before this node in the election.
@@ -237,6 +264,43 @@ mod tests {
             *asks.entry(asked(&mut race, 1)).or_insert(0) += 1;
         }
         assert!(asks.len() == 4 && asks.values().all(|asks| *asks < 20), "{asks:?}");
+    }
+
+    /// Two nodes, of which the first comes first in the election.
+    fn in_order() -> (NodeId, NodeId) {
+        let (a, b) = (NodeId([1; 32]), NodeId([2; 32]));
+        let score = |node: &NodeId| Election::new(&INDEX).score(node, INDEX_GROUP);
+        if score(&a) > score(&b) { (a, b) } else { (b, a) }
+    }
+
+    #[test]
+    fn the_word_of_a_better_node_that_discovery_named_is_awaited_for_a_turn_at_most() {
+        let (first, second) = in_order();
+        let mut race = IndexRace::new(second, &INDEX, true, ms(0));
+        race.heard_of(first, ms(300));
+        assert_eq!(race.poll(ms(1799)), None);
+        assert_eq!(race.poll(ms(1800)), Some(Step::AskOrigin), "it never said anything");
+        // However many are named, one after the other.
+        let mut race = IndexRace::new(second, &INDEX, true, ms(0));
+        race.heard_of(first, ms(1890));
+        assert_eq!(race.poll(ms(1899)), None);
+        assert_eq!(race.poll(ms(1900)), Some(Step::AskOrigin));
+        // One that turns out not to take part.
+        let mut race = IndexRace::new(second, &INDEX, true, ms(0));
+        race.heard_of(first, ms(300));
+        race.met(first, ms(500));
+        assert_eq!(race.poll(ms(799)), None);
+        assert_eq!(race.poll(ms(800)), Some(Step::AskOrigin));
+        // One that does, and is late: its turn, no more.
+        let mut race = IndexRace::new(second, &INDEX, true, ms(0));
+        race.heard_of(first, ms(300));
+        race.joined(first, false);
+        assert_eq!(race.poll(ms(1899)), None);
+        assert_eq!(race.poll(ms(1900)), Some(Step::AskOrigin));
+        // The better one itself waits for nobody.
+        let mut race = IndexRace::new(first, &INDEX, true, ms(0));
+        race.heard_of(second, ms(300));
+        assert_eq!(race.poll(ms(400)), Some(Step::AskOrigin));
     }
 
     #[test]

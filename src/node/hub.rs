@@ -22,7 +22,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::time::Instant;
 
 use super::dht::DhtEvent;
-use super::discovery::DiscoveryEvent;
+use super::discovery::{DiscoveryEvent, Tag};
 use super::fetch::Outcome;
 use super::holder::Holder;
 use super::serve::Serving;
@@ -140,6 +140,8 @@ pub(crate) struct Hub {
     /// Who of the many is to be a neighbour.
     choice: Neighbours,
     dials: Dials,
+    /// What discovery names of the own zone, with the tags of what each takes part in.
+    on_wire: BTreeMap<NodeId, Vec<Tag>>,
     banned: BTreeSet<NodeId>,
     locals: BTreeMap<IndexId, Local>,
     gathering: BTreeMap<(NodeId, IndexId), Gathering>,
@@ -219,6 +221,7 @@ impl Hub {
             done,
             neighbours: BTreeMap::new(),
             dials: Dials::default(),
+            on_wire: BTreeMap::new(),
             banned: BTreeSet::new(),
             locals: BTreeMap::new(),
             gathering: BTreeMap::new(),

@@ -240,9 +240,8 @@ impl Exchange {
             let slack = if origin.idle() { SLACK.max(own * 6) } else { Time::MAX };
             let (roster, bounded) = (&self.roster, self.bounded);
             let taken = |group: u32| {
-                let at_it =
-                    |peer: &Peer| peer.claims.get(&group).is_some_and(|since| now.saturating_sub(*since) < slack);
-                let claimed = peers.values().any(|peer| at_it(peer) && peer.member() && !peer.claims_late(now));
+                let at_it = |peer: &Peer| peer.is_at(group, slack, now) && peer.member() && !peer.claims_late(now);
+                let claimed = peers.values().any(at_it);
                 claimed || (bounded && roster.is_started(group, now))
             };
             // Who does not hear of everyone cannot know what nobody has started on.

@@ -13,6 +13,8 @@ const EARLIEST_LATE: Duration = Duration::from_millis(250);
 const LATEST_LATE: Duration = Duration::from_secs(3);
 /// A claim is never called late before this.
 const EARLIEST_LATE_CLAIM: Duration = Duration::from_secs(1);
+/// How much a new sign of progress with claims weighs against those before.
+const CLAIM_WEIGHT: f64 = 0.2;
 /// Gaps between signs of progress, times this, make a claim late.
 const CLAIM_GAPS: f64 = 4.0;
 /// The longest time that is waited for any progress with claims.
@@ -75,6 +77,8 @@ pub(super) struct Peer {
     served_at: Time,
     claim_progress_at: Time,
     claim_gap: f64,
+    /// Positions that one sign of progress is about.
+    claim_news: f64,
     rate: Option<f64>,
     busy_since: Time,
     busy_bytes: u64,
@@ -110,6 +114,7 @@ impl Peer {
             served_at: now,
             claim_progress_at: now,
             claim_gap: 0.0,
+            claim_news: 0.0,
             rate: None,
             busy_since: now,
             busy_bytes: 0,
@@ -130,11 +135,10 @@ impl Peer {
 
     /// It holds more, which is noted already. True if that belongs to its claims: it is alive as a fetcher.
     pub(super) fn progressed(&mut self, news: &[Position], count: u32, now: Time) -> bool {
-        let mut touched = Vec::new();
-        if !self.claims.is_empty() {
-            touched.extend(news.iter().copied().map(group_of).filter(|group| self.claims.contains_key(group)));
-            touched.dedup();
-        }
+        let groups = news.iter().copied().map(group_of);
+        let mut touched: Vec<u32> = groups.filter(|group| self.claims.contains_key(group)).collect();
+        let positions = touched.len() as f64;
+        touched.dedup();
         if touched.is_empty() {
             return false;
         }
@@ -145,7 +149,8 @@ impl Peer {
             }
         }
         let gap = now.saturating_sub(self.claim_progress_at).as_secs_f64();
-        self.claim_gap += (gap - self.claim_gap) * 0.2;
+        self.claim_gap += (gap - self.claim_gap) * CLAIM_WEIGHT;
+        self.claim_news += (positions - self.claim_news) * CLAIM_WEIGHT;
         self.claim_progress_at = now;
         true
     }
@@ -164,6 +169,18 @@ impl Peer {
     pub(super) fn claims_late(&self, now: Time) -> bool {
         let gaps = Duration::from_secs_f64((self.claim_gap * CLAIM_GAPS).min(LATEST_LATE_CLAIM));
         !self.claims.is_empty() && now.saturating_sub(self.claim_progress_at) > EARLIEST_LATE_CLAIM.max(gaps)
+    }
+
+    /// Whether it is at a group, and will be done with what it claims before `patience` is over, at its pace so far.
+    pub(super) fn is_at(&self, group: u32, patience: Duration, now: Time) -> bool {
+        let Some(since) = self.claims.get(&group) else { return false };
+        if now.saturating_sub(*since) < patience {
+            return true;
+        }
+        let left = self.claims.keys().map(|group| GROUP - self.holdings.count_range(group * GROUP, (group + 1) * GROUP));
+        let waited = now.saturating_sub(self.claim_progress_at).as_secs_f64();
+        f64::from(left.sum::<u32>()) * self.claim_gap + waited * self.claim_news
+            < patience.as_secs_f64() * self.claim_news
     }
 
     /// Notes a request.

@@ -153,10 +153,11 @@ impl Share {
         let best = free.into_iter().max_by_key(|(score, _, _)| *score);
         let chosen = best.map(|(_, place, positions)| (others.remove(place), positions));
         self.others = Some(others);
-        chosen.map(|(group, positions)| self.start(group, positions))
+        // From the end: whoever is at it all the same is met in the middle.
+        chosen.map(|(group, positions)| self.start(group, positions.into_iter().rev()))
     }
 
-    fn start(&mut self, group: u32, positions: Vec<Position>) -> u32 {
+    fn start(&mut self, group: u32, positions: impl IntoIterator<Item = Position>) -> u32 {
         self.claimed.insert(group);
         self.work.extend(positions);
         group

@@ -136,6 +136,7 @@ impl Hub {
         local.race = None;
         local.foreign = false;
         local.fetching = Some(Box::new(fetching));
+        self.heard_before();
         self.announce_local(index_id);
         self.doors.provide(index_id);
         self.doors.find_providers(index_id);

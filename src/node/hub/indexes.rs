@@ -61,6 +61,7 @@ impl Hub {
             return;
         }
         local.race = Some(Race { machine, reply: Some(reply) });
+        self.heard_before();
         self.announce_local(id);
         self.doors.find_providers(id);
     }

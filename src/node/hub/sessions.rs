@@ -140,12 +140,14 @@ impl Hub {
                 let courtesy = if node > self.me { Duration::ZERO } else { COURTESY };
                 self.candidate(node, ZoneId::of(&zone), addresses, courtesy);
                 if zone == self.config.zone {
-                    self.heard_of(node, |tag| tags.contains(&tag));
+                    self.heard_of(node, &tags);
+                    self.on_wire.insert(node, tags);
                 }
                 self.dial_due();
             }
             DiscoveryEvent::Lost(node) => {
                 self.dials.known.remove(&node);
+                self.on_wire.remove(&node);
                 self.choice.lost(&node);
                 let now = self.now();
                 for fetching in self.locals.values_mut().filter_map(|local| local.fetching.as_mut()) {
@@ -156,16 +158,26 @@ impl Hub {
         }
     }
 
-    /// Discovery says that a node of this zone takes part in the exchanges with these tags.
-    fn heard_of(&mut self, node: NodeId, takes_part: impl Fn(Tag) -> bool) {
+    /// Discovery says that a node of this zone takes part in the exchanges with these tags; with none, that it may.
+    fn heard_of(&mut self, node: NodeId, tags: &[Tag]) {
         let now = self.now();
+        let met = self.neighbours.contains_key(&node);
         for (index, local) in &mut self.locals {
-            if let Some(fetching) = &mut local.fetching
-                && takes_part(self.config.network.tag(node, index))
-            {
+            let takes_part = tags.contains(&self.config.network.tag(node, index));
+            if let Some(race) = local.race.as_mut().filter(|_| !met && (takes_part || tags.is_empty())) {
+                race.machine.heard_of(node, now);
+            }
+            if let Some(fetching) = local.fetching.as_mut().filter(|_| takes_part) {
                 fetching.exchange.heard_of(node, true, now);
             }
         }
+    }
+
+    /// The same of all that discovery named so far, for an index that is new here.
+    pub(super) fn heard_before(&mut self) {
+        let named = std::mem::take(&mut self.on_wire);
+        named.iter().for_each(|(node, tags)| self.heard_of(*node, tags));
+        self.on_wire = named;
     }
 
     /// A neighbour named nodes that may become neighbours.
@@ -397,6 +409,9 @@ impl Hub {
         self.neighbours.insert(remote, neighbour);
         let now = self.now();
         self.choice.opened(remote, zone, now);
+        for race in self.locals.values_mut().filter_map(|local| local.race.as_mut()) {
+            race.machine.met(remote, now);
+        }
         self.session_config.connected.insert(remote);
         self.introduce(remote);
     }
