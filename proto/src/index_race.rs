@@ -40,7 +40,6 @@ pub struct IndexRace {
     election: Election,
     origin: bool,
     opens_at: Time,
-    turn_at: Time,
     /// Neighbours in the exchange: whether they have the index.
     peers: BTreeMap<NodeId, bool>,
     /// Nodes that discovery named and that may take part, and until when their word is waited for.
@@ -60,7 +59,6 @@ impl IndexRace {
             election: Election::new(index),
             origin,
             opens_at: now + GRACE,
-            turn_at: now + GRACE,
             peers: BTreeMap::new(),
             heard: BTreeMap::new(),
             tries: BTreeMap::new(),
@@ -130,7 +128,7 @@ impl IndexRace {
         if self.asked_origin || !self.origin || now < self.opens_at {
             return None;
         }
-        if now < self.turn_at + TURN * self.rank() || (now < self.turn_at + TURN && self.awaits_a_better(now)) {
+        if now < self.opens_at + TURN * self.rank() || (now < self.opens_at + TURN && self.awaits_a_better(now)) {
             return None;
         }
         self.asked_origin = true;

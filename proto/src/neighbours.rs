@@ -17,12 +17,13 @@ use crate::{NodeId, Time, ZoneId};
 /// Who knows so many nodes at most has a session with each.
 pub const MESH: usize = 64;
 /// Neighbours of the own zone in a larger network: dialled up to the least, accepted up to the most.
-const LEAST_NEAR: usize = 16;
-const MOST_NEAR: usize = 24;
+const LEAST_NEAR: usize = 12;
+const MOST_NEAR: usize = 18;
 /// Neighbours outside of the own zone; more where the own zone is small. As many again are accepted as are dialled, or
 /// who comes late finds everyone full.
 const LEAST_FAR: usize = 4;
-const MOST: usize = 32;
+const LEAST: usize = 16;
+const MOST: usize = 26;
 /// Nodes that are known at a time, of the own zone and outside.
 const KNOWN_NEAR: usize = 4096;
 const KNOWN_FAR: usize = 512;
@@ -245,7 +246,7 @@ impl Neighbours {
         if near {
             return if known_near <= MOST_NEAR { (MOST_NEAR, MOST_NEAR) } else { (LEAST_NEAR, MOST_NEAR) };
         }
-        let least = LEAST_FAR.max(LEAST_NEAR.saturating_sub(known_near));
+        let least = LEAST_FAR.max(LEAST.saturating_sub(known_near));
         (least, MOST - MOST_NEAR.min(known_near))
     }
 

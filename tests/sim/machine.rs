@@ -128,6 +128,8 @@ pub struct Machine {
     pub exchange: Option<Box<Exchange>>,
     pub gone: bool,
     pub finished: Option<Time>,
+    /// What it had from the start, and what came and was verified.
+    pub right: RoaringBitmap,
     /// The time of the timer that counts, and of the neighbours' one.
     pub timer: Option<Time>,
     pub sessions: BTreeMap<usize, Session>,
@@ -148,6 +150,7 @@ impl Machine {
             exchange: None,
             gone: false,
             finished: None,
+            right: spec.held.clone(),
             timer: None,
             sessions: BTreeMap::new(),
             banned: BTreeSet::new(),

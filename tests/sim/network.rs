@@ -366,8 +366,10 @@ impl Network {
 
     fn verified(&mut self, at: usize, position: Position, from: Option<u32>, right: bool) {
         let source = from.map_or(Source::Origin, |from| Source::Peer(self.machines[from as usize].id));
-        let Some(exchange) = &mut self.machines[at].exchange else { return };
+        let machine = &mut self.machines[at];
+        let Some(exchange) = &mut machine.exchange else { return };
         if right {
+            machine.right.insert(position);
             exchange.stored(position, self.now);
         } else {
             exchange.corrupt(position, source, self.now);
@@ -446,7 +448,7 @@ impl Network {
             }
             Output::Complete => {
                 let machine = &mut self.machines[at];
-                let right = machine.exchange.as_ref().is_some_and(|exchange| exchange.complete());
+                let right = machine.right.len() == self.stored.len() as u64;
                 self.outcome.wrong += u64::from(!right);
                 if machine.finished.is_none() && machine.spec.has_to_finish() {
                     self.unfinished -= 1;

@@ -1,5 +1,4 @@
-//! The highest score that any of some nodes or zones has for each group, kept as they come; worked out anew when one
-//! goes.
+//! The highest score that any of some nodes or zones has for each group, kept as they come and go.
 
 use std::collections::BTreeSet;
 
@@ -21,16 +20,20 @@ impl<T: Ord> Best<T> {
         if who == self.who {
             return;
         }
-        if !self.who.is_subset(&who) {
-            self.who.clear();
-            self.best.clear();
-        }
         if self.best.is_empty() {
             self.best = vec![0; self.groups as usize];
         }
         for one in who.difference(&self.who) {
             for (best, group) in self.best.iter_mut().zip(0..) {
                 *best = (*best).max(score(one, group));
+            }
+        }
+        let gone: Vec<&T> = self.who.difference(&who).collect();
+        if !gone.is_empty() {
+            for (best, group) in self.best.iter_mut().zip(0..) {
+                if gone.iter().any(|one| score(one, group) == *best) {
+                    *best = who.iter().map(|one| score(one, group)).max().unwrap_or(0);
+                }
             }
         }
         self.who = who;
@@ -52,5 +55,26 @@ impl<T: Ord> Best<T> {
     /// Who has the highest score for a group.
     pub(super) fn holder(&self, group: u32, score: impl Fn(&T, u32) -> u64) -> Option<&T> {
         self.who.iter().max_by_key(|one| score(one, group))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn score(one: &u32, group: u32) -> u64 {
+        u64::from((one * 7 + group * 13) % 31)
+    }
+
+    #[test]
+    fn the_best_is_that_of_who_is_there_whoever_came_and_went() {
+        let mut best = Best::new(40);
+        for who in [vec![1, 2, 3], vec![2, 9, 11], vec![11], vec![], vec![4, 5, 11, 12]] {
+            let who: BTreeSet<u32> = who.into_iter().collect();
+            best.set(who.clone(), score);
+            for group in 0..40 {
+                assert_eq!(best.of(group), who.iter().map(|one| score(one, group)).max().unwrap_or(0), "{who:?}");
+            }
+        }
     }
 }

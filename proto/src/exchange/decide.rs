@@ -99,7 +99,7 @@ impl Exchange {
             return;
         }
         if self.crossing.is_stale() {
-            let members = self.carriers();
+            let members = self.carriers(now);
             self.crossing.refresh(members);
         }
         let peers = &self.peers;
@@ -198,7 +198,7 @@ impl Exchange {
             return;
         }
         if self.share.is_stale() {
-            let (members, zones) = self.electorate();
+            let (members, zones) = self.electorate(now);
             self.share.refresh(members, zones);
         }
         let (mut claims, mut started) = (Vec::new(), 0);

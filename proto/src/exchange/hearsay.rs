@@ -68,8 +68,10 @@ impl Exchange {
             if self.peers.contains_key(node) {
                 continue;
             }
-            self.forsake(node);
-            changed |= self.roster.left(*node, now);
+            if self.roster.left(*node, now) {
+                self.forsake(node);
+                changed = true;
+            }
         }
         if changed {
             self.electorate_changed();
@@ -92,7 +94,9 @@ impl Exchange {
         if !self.peers.contains_key(&from) {
             return;
         }
-        for &group in groups.iter().filter(|group| self.share.is_shared(**group)) {
+        // What this node said itself comes back to it.
+        let others = |group: &&u32| self.share.is_shared(**group) && !self.share.is_claimed(**group);
+        for &group in groups.iter().filter(others) {
             if self.roster.start(group, now) {
                 self.sight.news(now);
             }
@@ -119,6 +123,7 @@ impl Exchange {
 
     fn tell(&mut self, to: Vec<NodeId>, news: super::roster::News) {
         let super::roster::News { zones, joined, left } = news;
+        let (zones, joined, left) = (Vec::from_iter(zones), Vec::from_iter(joined), Vec::from_iter(left));
         self.out.push_back(Output::Tell(to, Message::Others { index: self.index, zones, joined, left }));
     }
 
@@ -147,27 +152,26 @@ impl Exchange {
         }
     }
 
-    /// Whether it is too early to choose what to fetch: much of who takes part is still to be heard.
+    /// Whether it is too early to choose what to fetch: who takes part is still to be heard, of many for longer.
     pub(super) fn gathering(&mut self, now: Time) -> bool {
-        if self.sight.settled {
-            return false;
+        if self.sight.settled || now < self.sight.since {
+            return !self.sight.settled;
         }
         let crowd = self.bounded || self.roster.crowd() >= CROWD;
-        let waits = crowd && self.roster.settling(now) && now < self.sight.since + LONGEST;
-        self.sight.settled = !waits && now >= self.sight.since;
-        waits
+        self.sight.settled = !crowd || !self.roster.settling(now) || now >= self.sight.since + LONGEST;
+        !self.sight.settled
     }
 
     /// The other downloaders of the zone, those with a session and those that others told of, and the other zones.
-    pub(super) fn electorate(&self) -> (BTreeSet<NodeId>, BTreeSet<ZoneId>) {
-        let unmet = self.roster.members().filter(|node| !self.peers.contains_key(node));
+    pub(super) fn electorate(&self, now: Time) -> (BTreeSet<NodeId>, BTreeSet<ZoneId>) {
+        let unmet = self.roster.members(now).filter(|node| !self.peers.contains_key(node));
         let met = self.peers.iter().filter(|(_, peer)| peer.near && (peer.member() || self.bounded && peer.complete));
-        (met.map(|(id, _)| *id).chain(unmet).collect(), self.roster.zones())
+        (met.map(|(id, _)| *id).chain(unmet).collect(), self.roster.zones(now))
     }
 
     /// The other nodes of the zone that may bring something in from other zones.
-    pub(super) fn carriers(&self) -> BTreeSet<NodeId> {
-        let unmet = self.roster.members().filter(|node| !self.peers.contains_key(node));
+    pub(super) fn carriers(&self, now: Time) -> BTreeSet<NodeId> {
+        let unmet = self.roster.members(now).filter(|node| !self.peers.contains_key(node));
         let met = self.peers.iter().filter(|(_, peer)| peer.near && peer.carrier());
         met.map(|(id, _)| *id).chain(unmet).collect()
     }
@@ -189,9 +193,9 @@ impl Exchange {
         let owners: BTreeSet<Owner> = groups.into_iter().filter_map(|group| self.share.owner(group)).collect();
         for owner in owners {
             match owner {
-                Owner::Zone(zone) => self.roster.suspect_zone(zone),
+                Owner::Zone(zone) => self.roster.suspect_zone(zone, now),
                 Owner::Node(node) => {
-                    self.roster.suspect_member(&node);
+                    self.roster.suspect_member(&node, now);
                     if let Some(peer) = self.peers.get_mut(&node) {
                         peer.suspect = true;
                     }

@@ -116,7 +116,7 @@ impl Exchange {
                 } else if !origin && known.near && known.carrier() {
                     self.crossing.yield_to(&peer, group);
                 }
-                if self.roster.start(group, now) {
+                if origin && self.roster.start(group, now) {
                     self.sight.news(now);
                 }
             }

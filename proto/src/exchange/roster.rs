@@ -18,24 +18,26 @@ const REFRESH: Duration = Duration::from_secs(100);
 /// Between two tellings.
 const TELL: Duration = Duration::from_millis(200);
 /// Between two tellings of started groups to other zones.
-const TELL_ABROAD: Duration = Duration::from_millis(500);
+const TELL_ABROAD: Duration = Duration::from_secs(1);
 /// While news of others came within this time, more is to be expected.
 const QUIET: Duration = Duration::from_millis(700);
 /// A group that somebody started on is left to it for so long, without anything of it coming into sight.
-const STARTED: Duration = Duration::from_secs(30);
+const STARTED: Duration = Duration::from_secs(15);
+/// Who failed to bring what it should is not counted on for so long: it may have been the origin that failed.
+const SUSPECT: Duration = Duration::from_secs(60);
 
 #[derive(Debug)]
 pub(super) struct Roster {
     mine: ZoneId,
-    /// Zones other than the own, and whether each failed to bring what it should.
-    zones: BTreeMap<ZoneId, bool>,
+    /// Zones other than the own, and until when each is not counted on.
+    zones: BTreeMap<ZoneId, Time>,
     /// Nodes of the own zone.
     members: BTreeMap<NodeId, Member>,
     gone: BTreeMap<NodeId, Time>,
     started: BTreeMap<u32, Time>,
     news: News,
     /// Groups that were heard to be started, and not passed on yet: within the own zone, to others.
-    started_news: [Vec<u32>; 2],
+    started_news: [BTreeSet<u32>; 2],
     started_told_at: Time,
     told_at: Time,
     refreshed_at: Time,
@@ -45,7 +47,8 @@ pub(super) struct Roster {
 #[derive(Debug, Clone, Copy)]
 struct Member {
     heard_at: Time,
-    suspect: bool,
+    /// Until then it is not counted on.
+    suspect_until: Time,
     /// Discovery tells everybody in the zone of it.
     public: bool,
 }
@@ -53,9 +56,9 @@ struct Member {
 /// What is to be told to neighbours.
 #[derive(Debug, Default, Clone, PartialEq)]
 pub(super) struct News {
-    pub(super) zones: Vec<ZoneId>,
-    pub(super) joined: Vec<NodeId>,
-    pub(super) left: Vec<NodeId>,
+    pub(super) zones: BTreeSet<ZoneId>,
+    pub(super) joined: BTreeSet<NodeId>,
+    pub(super) left: BTreeSet<NodeId>,
 }
 
 impl News {
@@ -75,8 +78,8 @@ impl News {
     }
 }
 
-fn take<T>(from: &mut Vec<T>, most: usize) -> Vec<T> {
-    from.drain(..from.len().min(most)).collect()
+fn take<T: Ord>(from: &mut BTreeSet<T>, most: usize) -> BTreeSet<T> {
+    std::iter::from_fn(|| from.pop_first()).take(most).collect()
 }
 
 impl Roster {
@@ -101,8 +104,8 @@ impl Roster {
         if zone == self.mine || self.zones.len() >= ZONES || self.zones.contains_key(&zone) {
             return false;
         }
-        self.zones.insert(zone, false);
-        self.news.zones.push(zone);
+        self.zones.insert(zone, Time::ZERO);
+        self.news.zones.insert(zone);
         self.changed_at = Some(now);
         true
     }
@@ -117,15 +120,18 @@ impl Roster {
         if let Some(member) = self.members.get_mut(&node) {
             if now >= member.heard_at + REFRESH / 2 {
                 member.heard_at = now;
-                self.news.joined.extend((!member.public).then_some(node));
+                if !member.public {
+                    self.news.joined.insert(node);
+                }
             }
             return false;
         }
         if self.members.len() >= MEMBERS {
             return false;
         }
-        self.members.insert(node, Member { heard_at: now, suspect: false, public: false });
-        self.news.joined.push(node);
+        self.members.insert(node, Member { heard_at: now, suspect_until: Time::ZERO, public: false });
+        self.news.left.remove(&node);
+        self.news.joined.insert(node);
         self.changed_at = Some(now);
         true
     }
@@ -136,7 +142,7 @@ impl Roster {
         if let Some(member) = self.members.get_mut(&node) {
             member.public = true;
         }
-        self.news.joined.retain(|other| *other != node);
+        self.news.joined.remove(&node);
         news
     }
 
@@ -149,19 +155,19 @@ impl Roster {
             self.gone.pop_first();
         }
         self.gone.insert(node, now);
-        self.news.joined.retain(|other| *other != node);
-        self.news.left.push(node);
+        self.news.joined.remove(&node);
+        self.news.left.insert(node);
         true
     }
 
-    /// Nodes of the own zone that are not suspect.
-    pub(super) fn members(&self) -> impl Iterator<Item = NodeId> + '_ {
-        self.members.iter().filter(|(_, member)| !member.suspect).map(|(node, _)| *node)
+    /// Nodes of the own zone that are counted on.
+    pub(super) fn members(&self, now: Time) -> impl Iterator<Item = NodeId> + '_ {
+        self.members.iter().filter(move |(_, member)| now >= member.suspect_until).map(|(node, _)| *node)
     }
 
-    /// Zones other than the own that are not suspect.
-    pub(super) fn zones(&self) -> BTreeSet<ZoneId> {
-        self.zones.iter().filter(|(_, suspect)| !**suspect).map(|(zone, _)| *zone).collect()
+    /// Zones other than the own that are counted on.
+    pub(super) fn zones(&self, now: Time) -> BTreeSet<ZoneId> {
+        self.zones.iter().filter(|(_, until)| now >= **until).map(|(zone, _)| *zone).collect()
     }
 
     /// How many other nodes of the own zone are known.
@@ -179,25 +185,28 @@ impl Roster {
         self.zones.is_empty()
     }
 
-    pub(super) fn suspect_zone(&mut self, zone: ZoneId) {
-        if let Some(suspect) = self.zones.get_mut(&zone) {
-            *suspect = true;
+    pub(super) fn suspect_zone(&mut self, zone: ZoneId, now: Time) {
+        if let Some(until) = self.zones.get_mut(&zone) {
+            *until = now + SUSPECT;
         }
     }
 
-    pub(super) fn suspect_member(&mut self, node: &NodeId) {
+    pub(super) fn suspect_member(&mut self, node: &NodeId, now: Time) {
         if let Some(member) = self.members.get_mut(node) {
-            member.suspect = true;
+            member.suspect_until = now + SUSPECT;
         }
     }
 
-    /// Somebody started on a group. Whether that is news.
+    /// Somebody started on a group. Whether that is news: saying it again does not make it younger.
     pub(super) fn start(&mut self, group: u32, now: Time) -> bool {
-        let news = self.started.insert(group, now).is_none();
-        if news {
-            self.started_news.iter_mut().for_each(|news| news.push(group));
+        if self.started.contains_key(&group) {
+            return false;
         }
-        news
+        self.started.insert(group, now);
+        self.started_news.iter_mut().for_each(|news| {
+            news.insert(group);
+        });
+        true
     }
 
     /// Whether somebody started on a group not long ago.
@@ -247,7 +256,7 @@ impl Roster {
 
     /// Started groups that were not passed on within the zone yet, as many as fit.
     pub(super) fn started_news(&mut self) -> Vec<u32> {
-        take(&mut self.started_news[0], CLAIM_GROUPS)
+        take(&mut self.started_news[0], CLAIM_GROUPS).into_iter().collect()
     }
 
     /// The same for other zones, now and then; of those that this node of the zone is to pass on.
@@ -257,14 +266,14 @@ impl Roster {
         }
         self.started_told_at = now;
         self.started_news[1].retain(|group| mine(*group));
-        take(&mut self.started_news[1], CLAIM_GROUPS)
+        take(&mut self.started_news[1], CLAIM_GROUPS).into_iter().collect()
     }
 
     /// Everything, for a new neighbour of the own zone or of another.
     pub(super) fn all(&self, near: bool) -> News {
         let zones = self.zones.keys().copied().collect();
         let joined = self.members.iter().filter(|(_, member)| near && !member.public).map(|(node, _)| *node).collect();
-        News { zones, joined, left: Vec::new() }
+        News { zones, joined, left: BTreeSet::new() }
     }
 
     /// Nothing heard so far needs to be told: every node has a session with every other.
@@ -293,7 +302,8 @@ mod tests {
         assert!(!roster.zone(ZoneId(1), Time::ZERO), "the own zone is known");
         assert!(roster.member(node(1), true, Time::ZERO) && !roster.member(node(1), false, Time::ZERO));
         let news = told(&mut roster, 1);
-        assert_eq!(news, News { zones: vec![ZoneId(2)], joined: vec![node(1)], left: vec![] });
+        let expected = News { zones: [ZoneId(2)].into(), joined: [node(1)].into(), left: BTreeSet::new() };
+        assert_eq!(news, expected);
         assert!(told(&mut roster, 2).is_empty());
     }
 
@@ -303,7 +313,7 @@ mod tests {
         roster.member(node(1), false, Time::ZERO);
         assert!(roster.left(node(1), Time::ZERO) && !roster.left(node(1), Time::ZERO));
         assert!(!roster.member(node(1), false, Time::from_secs(59)));
-        assert_eq!(roster.members().count(), 0);
+        assert_eq!(roster.members(Time::ZERO).count(), 0);
         assert!(roster.member(node(1), true, Time::from_secs(1)));
         assert!(!roster.left(node(2), Time::ZERO), "nobody knows it");
     }
@@ -316,7 +326,40 @@ mod tests {
         for at in 0..40 {
             roster.news([node(2)].into_iter(), Time::from_secs(at * 10));
         }
-        assert_eq!(roster.members().collect::<Vec<_>>(), [node(2)]);
+        assert_eq!(roster.members(Time::from_secs(400)).collect::<Vec<_>>(), [node(2)]);
+    }
+
+    #[test]
+    fn who_left_and_came_back_within_one_telling_is_not_told_to_be_gone() {
+        let mut roster = Roster::new(ZoneId(1), Time::ZERO);
+        roster.member(node(1), true, Time::ZERO);
+        told(&mut roster, 1);
+        roster.left(node(1), Time::from_secs(1));
+        roster.member(node(1), true, Time::from_secs(1));
+        let news = told(&mut roster, 2);
+        assert_eq!((news.joined, news.left), ([node(1)].into(), BTreeSet::new()));
+    }
+
+    #[test]
+    fn who_failed_is_counted_on_again_after_a_while() {
+        let mut roster = Roster::new(ZoneId(1), Time::ZERO);
+        roster.zone(ZoneId(2), Time::ZERO);
+        roster.member(node(1), true, Time::ZERO);
+        roster.suspect_zone(ZoneId(2), Time::ZERO);
+        roster.suspect_member(&node(1), Time::ZERO);
+        let counted = |at: Time| (roster.members(at).count(), roster.zones(at).len());
+        assert_eq!(counted(SUSPECT - Duration::from_secs(1)), (0, 0));
+        assert_eq!(counted(SUSPECT), (1, 1));
+    }
+
+    #[test]
+    fn a_group_is_left_to_who_started_on_it_while_something_comes_however_often_it_is_said() {
+        let mut roster = Roster::new(ZoneId(1), Time::ZERO);
+        assert!(roster.start(7, Time::ZERO));
+        assert!(!roster.start(7, STARTED / 2));
+        assert!(roster.is_started(7, STARTED / 2) && !roster.is_started(7, STARTED));
+        roster.progress(7, STARTED);
+        assert!(roster.is_started(7, STARTED));
     }
 
     #[test]

@@ -75,6 +75,11 @@ impl Share {
         self.stale = true;
     }
 
+    /// Whether this node started on the group.
+    pub(super) fn is_claimed(&self, group: u32) -> bool {
+        self.claimed.contains(&group)
+    }
+
     /// All claims are void: this node cannot reach the origin.
     pub(super) fn drop_claims(&mut self) {
         self.claimed.clear();
