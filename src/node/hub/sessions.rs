@@ -256,11 +256,12 @@ impl Hub {
 
     fn dial_due(&mut self) {
         let now = Instant::now();
-        if self.dials.under_way >= DIALS || self.neighbours.len() >= SESSIONS {
-            return;
-        }
+        // Before it is asked whether there is room for more: only this makes room.
         if self.choice.bounded() {
             return self.dial_chosen();
+        }
+        if self.dials.under_way >= DIALS || self.neighbours.len() >= SESSIONS {
+            return;
         }
         let waiting = self.dials.known.iter().filter(|(id, candidate)| {
             !candidate.dialling && candidate.next <= now && !self.neighbours.contains_key(id)
