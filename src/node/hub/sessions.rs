@@ -356,7 +356,7 @@ impl Hub {
                 sender.close("there is a session already");
                 return;
             }
-            self.close(remote, "there is a session already");
+            self.close_as(remote, "there is a session already", true);
         }
         self.serial += 1;
         let serial = self.serial;
