@@ -4,6 +4,7 @@
 //! Everything that the outside can make grow is bounded here: sessions, exchanges a session, events that wait, bytes of
 //! chunks that wait to be looked at.
 
+mod dials;
 mod fetching;
 mod indexes;
 mod sessions;
@@ -32,9 +33,10 @@ use crate::chunk::Encoded;
 use crate::extract::network::{FetchError, Job, NetworkReport};
 use crate::format::layout::Layout;
 use crate::source::rate_limit::RateLimit;
+use dials::Dials;
 use fetching::Fetching;
 use indexes::{Gathering, Race};
-use sessions::{Dials, Neighbour};
+use sessions::Neighbour;
 pub use status::{ImageStatus, NeighbourStatus, Status};
 
 /// Events that wait to be looked at.
