@@ -19,6 +19,8 @@ use crate::node::session;
 
 /// Nodes known as candidates; later ones are not tried.
 const CANDIDATES: usize = 8192;
+/// Addresses of one node that others told.
+const TOLD: usize = 4;
 /// Dials at a time.
 const DIALS: usize = 16;
 const LAST_REDIAL: Duration = Duration::from_secs(60);
@@ -31,18 +33,27 @@ pub(super) struct Dials {
 }
 
 pub(super) struct Candidate {
+    /// As it says itself, in the order to try them.
     addresses: Vec<SocketAddr>,
+    /// As others say; tried after those.
+    told: Vec<SocketAddr>,
     pub(super) next: Instant,
     pub(super) pause: Duration,
     attempt: usize,
     dialling: bool,
 }
 
+impl Candidate {
+    fn addresses_to_try(&self) -> impl Iterator<Item = SocketAddr> {
+        self.addresses.iter().chain(self.told.iter().filter(|addr| !self.addresses.contains(addr))).copied()
+    }
+}
+
 impl Hub {
     pub(super) fn dial_known(&mut self) {
         let known = self.doors.known.latest_first();
         for peer in known.into_iter().take(8) {
-            self.candidate(peer.node, ZoneId::default(), vec![peer.addr], Duration::ZERO);
+            self.hearsay(peer.node, ZoneId::default(), peer.addr, Duration::ZERO);
         }
         self.tend_sessions();
     }
@@ -96,9 +107,9 @@ impl Hub {
     /// A neighbour named nodes that may become neighbours.
     pub(super) fn told_of(&mut self, peers: &[PeerAddress]) {
         for peer in peers {
-            let wanted = address::is_dialable(peer.address) && address::is_private(peer.address.ip());
+            let wanted = !peer.address.ip().to_canonical().is_loopback();
             if wanted && !self.neighbours.contains_key(&peer.node) {
-                self.candidate(peer.node, peer.zone, vec![peer.address], COURTESY);
+                self.hearsay(peer.node, peer.zone, peer.address, COURTESY);
             }
         }
         self.dial_due();
@@ -116,26 +127,49 @@ impl Hub {
         named.collect()
     }
 
-    /// A node that may be dialled at these addresses.
-    pub(super) fn candidate(&mut self, node: NodeId, zone: ZoneId, mut addresses: Vec<SocketAddr>, after: Duration) {
-        addresses.retain(|addr| addr.port() != 0 && self.config.admission.admits_dial(*addr));
-        if node == self.me || self.banned.contains(&node) || addresses.is_empty() {
-            return;
-        }
-        if self.dials.known.len() >= CANDIDATES && !self.dials.known.contains_key(&node) {
-            return;
-        }
-        let time = self.now();
-        self.choice.learned(node, zone, after, time);
+    /// A node that may be dialled at these addresses, as it says itself: they replace those it said before.
+    fn candidate(&mut self, node: NodeId, zone: ZoneId, mut addresses: Vec<SocketAddr>, after: Duration) {
+        addresses.retain(|addr| self.config.admission.admits_dial(*addr));
         address::order(&mut addresses);
+        if addresses.is_empty() {
+            return;
+        }
         let next = Instant::now() + after;
-        let new = Candidate { addresses: Vec::new(), next, pause: REDIAL, attempt: 0, dialling: false };
-        let candidate = self.dials.known.entry(node).or_insert(new);
-        if candidate.addresses != addresses {
+        if let Some(candidate) = self.considered(node, zone, after)
+            && candidate.addresses != addresses
+        {
             candidate.addresses = addresses;
             candidate.pause = REDIAL;
             candidate.next = candidate.next.min(next);
         }
+    }
+
+    /// The same as others say: it is tried besides what is known, which it does not replace, for they may be wrong.
+    fn hearsay(&mut self, node: NodeId, zone: ZoneId, addr: SocketAddr, after: Duration) {
+        let addr = address::canonical(addr);
+        if !self.config.admission.admits_dial(addr) {
+            return;
+        }
+        if let Some(candidate) = self.considered(node, zone, after)
+            && candidate.told.len() < TOLD
+            && !candidate.told.contains(&addr)
+        {
+            candidate.told.push(addr);
+        }
+    }
+
+    /// The candidate of this name, if it may be one; a new one has no address yet.
+    fn considered(&mut self, node: NodeId, zone: ZoneId, after: Duration) -> Option<&mut Candidate> {
+        let room = self.dials.known.len() < CANDIDATES || self.dials.known.contains_key(&node);
+        if node == self.me || self.banned.contains(&node) || !room {
+            return None;
+        }
+        let time = self.now();
+        self.choice.learned(node, zone, after, time);
+        let next = Instant::now() + after;
+        let new =
+            || Candidate { addresses: Vec::new(), told: Vec::new(), next, pause: REDIAL, attempt: 0, dialling: false };
+        Some(self.dials.known.entry(node).or_insert_with(new))
     }
 
     pub(super) fn dial_due(&mut self) {
@@ -176,8 +210,12 @@ impl Hub {
         let Some(candidate) = self.dials.known.get_mut(&node).filter(|candidate| !candidate.dialling) else {
             return false;
         };
+        let Some(addr) =
+            candidate.addresses_to_try().nth(candidate.attempt % candidate.addresses_to_try().count().max(1))
+        else {
+            return false;
+        };
         candidate.dialling = true;
-        let addr = candidate.addresses[candidate.attempt % candidate.addresses.len()];
         candidate.attempt += 1;
         self.dials.under_way += 1;
         let (config, events) = (self.session_config.clone(), self.events.clone());
@@ -215,10 +253,90 @@ impl Hub {
         match event {
             DhtEvent::Provider { node, addr, .. } => {
                 let courtesy = if node > self.me { Duration::ZERO } else { COURTESY };
-                self.candidate(node, ZoneId::default(), vec![addr], courtesy);
+                self.hearsay(node, ZoneId::default(), addr, courtesy);
                 self.dial_due();
             }
             DhtEvent::Joined => tracing::debug!("the DHT is of use"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use proto::message::Hello;
+
+    use super::*;
+    use crate::node::NodeConfig;
+    use crate::node::admission::Admission;
+    use crate::node::doors::Doors;
+    use crate::node::identity::Identity;
+    use crate::node::session::SessionConfig;
+    use crate::node::tls::TlsConfigs;
+
+    const OTHER: NodeId = NodeId([7; 32]);
+
+    /// A hub that nothing happens to but what the test does.
+    async fn hub(admission: Admission) -> Hub {
+        let mut config = NodeConfig::new(Identity::ephemeral());
+        (config.lan, config.admission) = (false, Arc::new(admission));
+        let tls = TlsConfigs::new(&config.identity).unwrap();
+        let hello = Hello {
+            version: proto::VERSION,
+            network: String::new(),
+            zone: String::new(),
+            session_port: 0,
+            dht_port: 0,
+            agent: String::new(),
+        };
+        let ((events, _), (done, _)) = Hub::channels();
+        let doors = Doors::open(&config, 0, &events).await;
+        Hub::new(config, SessionConfig::new(tls, hello), doors, events, done)
+    }
+
+    fn found(addresses: &[&str]) -> DiscoveryEvent {
+        let addresses = addresses.iter().map(|addr| addr.parse().unwrap()).collect();
+        DiscoveryEvent::Found(Found { node: OTHER, addresses, zone: String::new(), held: 0, tags: Vec::new() })
+    }
+
+    fn told(node: NodeId, address: &str) -> PeerAddress {
+        PeerAddress { node, zone: ZoneId::default(), address: address.parse().unwrap() }
+    }
+
+    fn tried(hub: &Hub, node: &NodeId) -> Vec<String> {
+        hub.dials
+            .known
+            .get(node)
+            .map_or(Vec::new(), |candidate| candidate.addresses_to_try().map(|addr| addr.to_string()).collect())
+    }
+
+    #[tokio::test]
+    async fn what_neighbours_tell_of_a_node_is_tried_after_what_it_says_itself() {
+        let mut hub = hub(Admission::default()).await;
+        hub.discovered(found(&["10.0.0.7:7"]));
+        (1..100).for_each(|n| hub.told_of(&[told(OTHER, &format!("10.0.9.{n}:7"))]));
+        let all = tried(&hub, &OTHER);
+        assert_eq!((all.len(), all[0].as_str()), (1 + TOLD, "10.0.0.7:7"), "{all:?}");
+        hub.discovered(found(&["10.0.0.8:7"]));
+        assert_eq!(tried(&hub, &OTHER)[0], "10.0.0.8:7");
+    }
+
+    #[tokio::test]
+    async fn addresses_that_neighbours_tell_are_dialled_where_the_rules_admit_them_and_never_the_machine_itself() {
+        let opened = Admission { allow: vec!["203.0.113.0/24".parse().unwrap()], ..Admission::default() };
+        for (admission, address, dialled) in [
+            (Admission::default(), "10.0.0.7:7", true),
+            (Admission::default(), "203.0.113.7:7", false),
+            (Admission::default(), "127.0.0.1:7", false),
+            (Admission::default(), "[::1]:7", false),
+            (Admission::default(), "[::ffff:127.0.0.1]:7", false),
+            (opened.clone(), "203.0.113.7:7", true),
+            (opened, "10.0.0.7:7", false),
+        ] {
+            let mut hub = hub(admission).await;
+            hub.told_of(&[told(OTHER, address)]);
+            assert_eq!(!tried(&hub, &OTHER).is_empty(), dialled, "{address}");
         }
     }
 }
