@@ -8,37 +8,29 @@ use std::time::Duration;
 use proto::message::PeerAddress;
 use proto::neighbours::{ENOUGH, Step};
 use proto::{NodeId, ZoneId};
-use tokio::time::Instant;
 
-use super::sessions::{COURTESY, REDIAL, SESSIONS};
+use super::sessions::COURTESY;
 use super::{Event, Hub};
 use crate::node::address::{self, at_port};
 use crate::node::dht::DhtEvent;
 use crate::node::discovery::{DiscoveryEvent, Found, Tag};
 use crate::node::session;
 
-/// Nodes known as candidates; later ones are not tried.
-const CANDIDATES: usize = 8192;
 /// Addresses of one node that others told.
 const TOLD: usize = 4;
-/// Dials at a time.
-const DIALS: usize = 16;
-const LAST_REDIAL: Duration = Duration::from_secs(60);
 
-/// Nodes that are to be dialled or being dialled.
+/// Nodes that may be dialled: those of the choice of neighbours of which an address is known.
 #[derive(Default)]
 pub(super) struct Dials {
     pub(super) known: BTreeMap<NodeId, Candidate>,
-    under_way: usize,
 }
 
+#[derive(Default)]
 pub(super) struct Candidate {
     /// As it says itself, in the order to try them.
     addresses: Vec<SocketAddr>,
     /// As others say; tried after those.
     told: Vec<SocketAddr>,
-    pub(super) next: Instant,
-    pub(super) pause: Duration,
     attempt: usize,
     dialling: bool,
 }
@@ -67,7 +59,7 @@ impl Hub {
                     self.heard_of(node, &tags);
                     self.on_wire.insert(node, tags);
                 }
-                self.dial_due();
+                self.tend_dials();
             }
             DiscoveryEvent::Lost(node) => {
                 self.dials.known.remove(&node);
@@ -112,7 +104,7 @@ impl Hub {
                 self.hearsay(peer.node, peer.zone, peer.address, COURTESY);
             }
         }
-        self.dial_due();
+        self.tend_dials();
     }
 
     /// Neighbours that are named to a new one, with addresses that mean the same there.
@@ -134,13 +126,12 @@ impl Hub {
         if addresses.is_empty() {
             return;
         }
-        let next = Instant::now() + after;
         if let Some(candidate) = self.considered(node, zone, after)
             && candidate.addresses != addresses
         {
             candidate.addresses = addresses;
-            candidate.pause = REDIAL;
-            candidate.next = candidate.next.min(next);
+            let now = self.now();
+            self.choice.moved(&node, after, now);
         }
     }
 
@@ -160,48 +151,33 @@ impl Hub {
 
     /// The candidate of this name, if it may be one; a new one has no address yet.
     fn considered(&mut self, node: NodeId, zone: ZoneId, after: Duration) -> Option<&mut Candidate> {
-        let room = self.dials.known.len() < CANDIDATES || self.dials.known.contains_key(&node);
-        if node == self.me || self.banned.contains(&node) || !room {
+        let now = self.now();
+        if node == self.me || self.banned.contains(&node) || !self.choice.learned(node, zone, after, now) {
             return None;
         }
-        let time = self.now();
-        self.choice.learned(node, zone, after, time);
-        let next = Instant::now() + after;
-        let new =
-            || Candidate { addresses: Vec::new(), told: Vec::new(), next, pause: REDIAL, attempt: 0, dialling: false };
-        Some(self.dials.known.entry(node).or_insert_with(new))
+        Some(self.dials.known.entry(node).or_default())
     }
 
-    pub(super) fn dial_due(&mut self) {
-        let now = Instant::now();
-        // Before it is asked whether there is room for more: only this makes room.
-        if self.choice.bounded() {
-            return self.dial_chosen();
-        }
-        if self.dials.under_way >= DIALS || self.neighbours.len() >= SESSIONS {
-            return;
-        }
-        let waiting = self.dials.known.iter().filter(|(id, candidate)| {
-            !candidate.dialling && candidate.next <= now && !self.neighbours.contains_key(id)
-        });
-        // Who waits longest comes first, so that those that never answer do not keep others from their turn.
-        let mut due: Vec<_> = waiting.map(|(id, candidate)| (candidate.next, *id)).collect();
-        due.sort_unstable();
-        due.truncate(DIALS - self.dials.under_way);
-        for (_, node) in due {
-            self.dial(node);
-        }
-    }
-
-    /// There are more nodes than neighbours: dials those that were chosen, and lets go of those that are too many.
-    fn dial_chosen(&mut self) {
+    /// Does what the choice of neighbours wants: dials, and lets go of those that are too many.
+    pub(super) fn tend_dials(&mut self) {
         let now = self.now();
         while let Some(step) = self.choice.poll(now) {
             match step {
-                Step::Dial(node) if !self.dial(node) => self.choice.failed(node, false, now),
+                Step::Dial(node) if !self.dial(node) => self.not_reached(node),
                 Step::Dial(_) => {}
                 Step::Drop(node) => self.close_as(node, ENOUGH, true),
             }
+        }
+    }
+
+    /// A dial did not lead to a session. Who has no address any more is forgotten, and who is forgotten has none.
+    pub(super) fn not_reached(&mut self, node: NodeId) {
+        let now = self.now();
+        self.choice.failed(node, false, now);
+        if !self.dials.known.contains_key(&node) {
+            self.choice.lost(&node);
+        } else if !self.choice.knows(&node) {
+            self.dials.known.remove(&node);
         }
     }
 
@@ -217,7 +193,6 @@ impl Hub {
         };
         candidate.dialling = true;
         candidate.attempt += 1;
-        self.dials.under_way += 1;
         let (config, events) = (self.session_config.clone(), self.events.clone());
         tokio::spawn(async move {
             let opened = session::connect(addr, Some(node), &config).await;
@@ -234,15 +209,11 @@ impl Hub {
 
     /// A dial ended, with a session that is told next, or with an error.
     pub(super) fn dialled(&mut self, node: NodeId, addr: SocketAddr, error: Option<&str>) {
-        self.dials.under_way = self.dials.under_way.saturating_sub(1);
         if let Some(candidate) = self.dials.known.get_mut(&node) {
             candidate.dialling = false;
-            candidate.next = Instant::now() + candidate.pause;
-            candidate.pause = (candidate.pause * 2).min(LAST_REDIAL);
         }
         let Some(error) = error else { return };
-        let now = self.now();
-        self.choice.failed(node, false, now);
+        self.not_reached(node);
         tracing::debug!(%addr, error, "no session");
         if !self.neighbours.contains_key(&node) {
             self.doors.verify(node);
@@ -254,7 +225,7 @@ impl Hub {
             DhtEvent::Provider { node, addr, .. } => {
                 let courtesy = if node > self.me { Duration::ZERO } else { COURTESY };
                 self.hearsay(node, ZoneId::default(), addr, courtesy);
-                self.dial_due();
+                self.tend_dials();
             }
             DhtEvent::Joined => tracing::debug!("the DHT is of use"),
         }
@@ -266,6 +237,7 @@ mod tests {
     use std::sync::Arc;
 
     use proto::message::Hello;
+    use tokio::sync::mpsc;
 
     use super::*;
     use crate::node::NodeConfig;
@@ -278,7 +250,7 @@ mod tests {
     const OTHER: NodeId = NodeId([7; 32]);
 
     /// A hub that nothing happens to but what the test does.
-    async fn hub(admission: Admission) -> Hub {
+    async fn hub(admission: Admission) -> (Hub, mpsc::Receiver<Event>) {
         let mut config = NodeConfig::new(Identity::ephemeral());
         (config.lan, config.admission) = (false, Arc::new(admission));
         let tls = TlsConfigs::new(&config.identity).unwrap();
@@ -290,9 +262,9 @@ mod tests {
             dht_port: 0,
             agent: String::new(),
         };
-        let ((events, _), (done, _)) = Hub::channels();
+        let ((events, told), (done, _)) = Hub::channels();
         let doors = Doors::open(&config, 0, &events).await;
-        Hub::new(config, SessionConfig::new(tls, hello), doors, events, done)
+        (Hub::new(config, SessionConfig::new(tls, hello), doors, events, done), told)
     }
 
     fn found(addresses: &[&str]) -> DiscoveryEvent {
@@ -313,7 +285,7 @@ mod tests {
 
     #[tokio::test]
     async fn what_neighbours_tell_of_a_node_is_tried_after_what_it_says_itself() {
-        let mut hub = hub(Admission::default()).await;
+        let (mut hub, _) = hub(Admission::default()).await;
         hub.discovered(found(&["10.0.0.7:7"]));
         (1..100).for_each(|n| hub.told_of(&[told(OTHER, &format!("10.0.9.{n}:7"))]));
         let all = tried(&hub, &OTHER);
@@ -334,9 +306,40 @@ mod tests {
             (opened.clone(), "203.0.113.7:7", true),
             (opened, "10.0.0.7:7", false),
         ] {
-            let mut hub = hub(admission).await;
+            let (mut hub, _) = hub(admission).await;
             hub.told_of(&[told(OTHER, address)]);
             assert_eq!(!tried(&hub, &OTHER).is_empty(), dialled, "{address}");
         }
+    }
+
+    #[tokio::test]
+    async fn who_came_by_itself_and_left_is_forgotten_for_it_cannot_be_dialled() {
+        let (mut hub, _events) = hub(Admission::default()).await;
+        for n in 0..100 {
+            let (node, now) = (NodeId([n; 32]), hub.now());
+            hub.choice.opened(node, ZoneId::default(), now);
+            hub.choice.closed(node, now);
+            hub.started -= Duration::from_secs(2);
+            hub.tend_sessions();
+        }
+        assert_eq!(hub.choice.known(), 0);
+    }
+
+    #[tokio::test]
+    async fn who_never_answers_is_dialled_less_and_less_and_then_forgotten_with_its_addresses() {
+        let (mut hub, mut events) = hub(Admission::default()).await;
+        hub.discovered(found(&["127.0.0.1:1"]));
+        let mut dials = 0;
+        while !hub.dials.known.is_empty() {
+            hub.tend_sessions();
+            if hub.dials.known.values().any(|candidate| candidate.dialling) {
+                let event = events.recv().await.unwrap();
+                hub.handle(event);
+                dials += 1;
+            }
+            hub.started -= Duration::from_secs(1);
+            assert!(hub.now() < Duration::from_secs(1000), "still tried, after {dials} dials");
+        }
+        assert!((10..20).contains(&dials) && hub.choice.known() == 0, "{dials}");
     }
 }

@@ -21,7 +21,7 @@ use crate::node::serve::{Wants, serve};
 use crate::node::session::{self, Session};
 
 /// Sessions at a time, and with nodes at one address that came by themselves.
-pub(super) const SESSIONS: usize = 96;
+const SESSIONS: usize = 96;
 const SESSIONS_OF_ONE: usize = 32;
 /// Nodes remembered as banned; a node that wants to come back has to make a new key anyway.
 const BANNED: usize = 4096;
@@ -32,8 +32,6 @@ const QUEUED_BYTES: usize = 1 << 20;
 const FOREIGN_HOLDINGS: usize = 256 << 10;
 /// The node with the higher id gives the other this long to dial.
 pub(super) const COURTESY: Duration = Duration::from_millis(200);
-/// A neighbour that could not be dialled is tried again after this, then twice as long.
-pub(super) const REDIAL: Duration = Duration::from_secs(1);
 /// An idle session is pinged after this, and closed when nothing is heard for [`DEAF`].
 const PING: Duration = Duration::from_secs(5);
 const DEAF: Duration = Duration::from_secs(20);
@@ -114,7 +112,7 @@ impl Hub {
     }
 
     pub(super) fn tend_sessions(&mut self) {
-        self.dial_due();
+        self.tend_dials();
         let bounded = self.choice.bounded();
         for fetching in self.locals.values_mut().filter_map(|local| local.fetching.as_mut()) {
             fetching.exchange.set_bounded(bounded);
@@ -136,16 +134,13 @@ impl Hub {
 
     pub(super) fn opened(&mut self, session: Session, dialled: bool) {
         let Session { remote, hello, remote_addr, mut reader, sender } = session;
-        if let Some(candidate) = self.dials.known.get_mut(&remote) {
-            candidate.pause = REDIAL;
-            candidate.next = Instant::now() + REDIAL;
-        }
         let of_one = || self.neighbours.values().filter(|other| other.addr.ip() == remote_addr.ip()).count();
         let zone = ZoneId::of(&hello.zone);
         let new = !dialled && !self.neighbours.contains_key(&remote);
         let full = new && (self.neighbours.len() >= SESSIONS || of_one() >= SESSIONS_OF_ONE);
         if self.banned.contains(&remote) || full {
             sender.close("not wanted");
+            self.not_reached(remote);
             return;
         }
         if new && self.choice.bounded() && !self.choice.accepts(&remote, zone) {
@@ -251,9 +246,6 @@ impl Hub {
         let Some(neighbour) = self.neighbours.remove(&id) else { return };
         self.session_config.connected.remove(&id);
         neighbour.sender.close(reason);
-        if let Some(candidate) = self.dials.known.get_mut(&id) {
-            candidate.next = candidate.next.max(Instant::now() + COURTESY);
-        }
         for index in neighbour.rosters.keys() {
             self.departed(id, index, there);
         }
