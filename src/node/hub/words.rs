@@ -76,7 +76,8 @@ impl Hub {
             }
             Message::Peers { peers } => self.told_of(&peers),
             Message::Origin { index, reachable } => {
-                if let Some(roster) = self.neighbours.get_mut(&from).and_then(|n| n.roster(index)) {
+                // Of an index that it has not joined, its word means nothing.
+                if let Some(roster) = self.neighbours.get_mut(&from).and_then(|n| n.rosters.get_mut(&index)) {
                     roster.no_origin = !reachable;
                 }
                 if let Some(fetching) = self.fetching(&index) {
