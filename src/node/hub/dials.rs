@@ -233,7 +233,7 @@ impl Hub {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::sync::Arc;
 
     use proto::message::Hello;
@@ -250,7 +250,7 @@ mod tests {
     const OTHER: NodeId = NodeId([7; 32]);
 
     /// A hub that nothing happens to but what the test does.
-    async fn hub(admission: Admission) -> (Hub, mpsc::Receiver<Event>) {
+    pub(in crate::node::hub) async fn hub(admission: Admission) -> (Hub, mpsc::Receiver<Event>) {
         let mut config = NodeConfig::new(Identity::ephemeral());
         (config.lan, config.admission) = (false, Arc::new(admission));
         let tls = TlsConfigs::new(&config.identity).unwrap();

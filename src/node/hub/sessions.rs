@@ -62,6 +62,8 @@ pub(super) struct Roster {
     pub(super) downloads: bool,
     pub(super) has_index: bool,
     pub(super) no_origin: bool,
+    /// When it asked for chunks last.
+    pub(super) asked: Option<Instant>,
     /// What it holds; `None` until it said so.
     pub(super) holdings: Option<Holdings>,
 }
