@@ -1,6 +1,6 @@
 //! Messages to bytes and back: the only file that knows the bytes.
 //!
-//! A frame is the length of the encoded message (u32, little endian), the message in bincode's fixed-integer encoding,
+//! A frame is the length of the encoded message (u32, little endian), the message in bincode's variable-length integers,
 //! then its payload. Reading is split in two so that the shell can read exactly: [`message_length`] checks the prefix,
 //! [`decode`] the body.
 
@@ -24,7 +24,7 @@ pub enum DecodeError {
 }
 
 fn options() -> impl Options {
-    bincode::DefaultOptions::new().with_fixint_encoding().with_limit(MESSAGE_BYTES as u64)
+    bincode::DefaultOptions::new().with_varint_encoding().with_limit(MESSAGE_BYTES as u64)
 }
 
 /// The frame of `message` up to its payload: prefix and body.

@@ -102,9 +102,10 @@ impl Crossing {
         self.stale = true;
     }
 
-    /// This node brings the group in. Whether it was not said before.
+    /// This node brings in something of a group. Whether others are to be told: not again, and not of what it only takes
+    /// over, for the rest of such a group is still the other's.
     pub(super) fn claim(&mut self, group: u32) -> bool {
-        self.claimed.insert(group)
+        self.election.score(&self.me, group) >= self.members.of(group) && self.claimed.insert(group)
     }
 
     /// Another node of the zone says that it brings the group in.

@@ -177,7 +177,8 @@ impl Peer {
         if now.saturating_sub(*since) < patience {
             return true;
         }
-        let left = self.claims.keys().map(|group| GROUP - self.holdings.count_range(group * GROUP, (group + 1) * GROUP));
+        let left =
+            self.claims.keys().map(|group| GROUP - self.holdings.count_range(group * GROUP, (group + 1) * GROUP));
         let waited = now.saturating_sub(self.claim_progress_at).as_secs_f64();
         f64::from(left.sum::<u32>()) * self.claim_gap + waited * self.claim_news
             < patience.as_secs_f64() * self.claim_news
@@ -325,12 +326,13 @@ impl Peer {
 
     /// Whether the election counts it.
     pub(super) fn member(&self) -> bool {
-        self.carrier() && self.origin && !self.complete
+        self.carrier() && self.origin && !self.suspect && !self.complete
     }
 
-    /// Whether it may be elected to bring something into its zone from another.
+    /// Whether it may be elected to bring something into its zone from another. Who is slow with the origin need not be
+    /// slow with that.
     pub(super) fn carrier(&self) -> bool {
-        self.downloads && self.answered && !self.suspect && !self.discounted
+        self.downloads && self.answered && !self.discounted
     }
 }
 

@@ -11,13 +11,22 @@ fn body(holdings: Holdings) -> Vec<u8> {
     codec::encode(&Message::HaveMore { index: IndexId([1; 32]), holdings, started: vec![] }).unwrap()[4..].to_vec()
 }
 
-/// A message with these bytes as its bitmap.
-fn with_bitmap(bitmap: &[u8]) -> Result<Message, codec::DecodeError> {
-    let mut bytes = body(Holdings::new())[..36].to_vec();
-    bytes.extend((bitmap.len() as u64).to_le_bytes());
-    bytes.extend(bitmap);
-    bytes.extend([0; 8]);
+/// A message with these bytes as its holdings.
+fn with(form: u8, holdings: &[u8]) -> Result<Message, codec::DecodeError> {
+    let mut bytes = body(Holdings::new())[..33].to_vec();
+    bytes.extend([u8::try_from(1 + holdings.len()).unwrap(), form]);
+    bytes.extend(holdings);
+    bytes.push(0);
     codec::decode(&bytes)
+}
+
+fn with_bitmap(bitmap: &[u8]) -> Result<Message, codec::DecodeError> {
+    with(BITMAP, bitmap)
+}
+
+fn positions(message: Result<Message, codec::DecodeError>) -> Vec<Position> {
+    let Ok(Message::HaveMore { holdings, .. }) = message else { panic!("{message:?}") };
+    holdings.into_positions().iter().collect()
 }
 
 /// A bitmap of one run container with this key: so many positions from 0 of it.
@@ -39,8 +48,30 @@ fn all_holds_every_position_below_the_count_and_none_above() {
 
 #[test]
 fn a_bitmap_with_runs_as_other_programs_write_it_is_read() {
-    let Message::HaveMore { holdings, .. } = with_bitmap(&run(1, 300)).unwrap() else { panic!() };
-    assert_eq!(holdings.into_positions(), ((1 << 16)..(1 << 16) + 300).collect());
+    assert_eq!(positions(with_bitmap(&run(1, 300))), ((1 << 16)..(1 << 16) + 300).collect::<Vec<_>>());
+}
+
+#[test]
+fn runs_are_told_by_the_gap_before_them_and_what_follows_their_first_position() {
+    assert_eq!(positions(with(RUNS, &[])), []);
+    assert_eq!(positions(with(RUNS, &[0, 1, 2, 0])), [0, 1, 4]);
+    assert_eq!(positions(with(RUNS, &[0x80, 0x01, 2])), [128, 129, 130]);
+    for bad in
+        [&[0][..], &[0x80], &[0, 0x80], &[0, 0, 1], &[0xff, 0xff, 0xff, 0xff, 0, 0], &[0, 0xff, 0xff, 0xff, 0x7f]]
+    {
+        assert!(with(RUNS, bad).is_err(), "{bad:?}");
+    }
+    assert!(with(2, &[0, 1]).is_err());
+}
+
+#[test]
+fn scattered_positions_take_no_more_than_a_bitmap_and_runs_far_less() {
+    let bytes = |set: Holdings| body(set).len() - body(Holdings::new()).len();
+    let scattered: Holdings = (0..60_000).filter(|position| position % 3 == 0 || position % 7 == 0).collect();
+    assert!(bytes(scattered.clone()) <= scattered.bytes() + 3);
+    assert_eq!(codec::decode(&body(scattered.clone())).unwrap(), codec::decode(&body(scattered)).unwrap());
+    assert_eq!(bytes(Holdings::all(60_000)), 4);
+    assert!(bytes((0..1000).map(|n| n * 40 + n % 2).collect()) <= 2002);
 }
 
 #[test]
@@ -82,6 +113,23 @@ proptest! {
             sum |= holdings.positions();
         }
         prop_assert_eq!(sum.iter().collect::<BTreeSet<_>>(), set);
+    }
+
+    #[test]
+    fn any_set_comes_back_as_it_was(runs in prop::collection::vec((0..limits::POSITIONS, 1..5000u32), 0..200)) {
+        let mut set = RoaringBitmap::new();
+        for (first, length) in runs {
+            set.insert_range(first..(first + length).min(limits::POSITIONS));
+        }
+        let Message::HaveMore { holdings, .. } = codec::decode(&body(set.clone().into())).unwrap() else { panic!() };
+        prop_assert_eq!(holdings.into_positions(), set);
+    }
+
+    #[test]
+    fn any_bytes_as_runs_are_an_error_or_positions_of_an_index(rest in prop::collection::vec(any::<u8>(), 0..80)) {
+        if let Ok(Message::HaveMore { holdings, .. }) = with(RUNS, &rest) {
+            prop_assert!(holdings.positions().iter().all(|position| position < limits::POSITIONS));
+        }
     }
 
     #[test]
