@@ -333,6 +333,36 @@ fn extraction_that_is_told_to_stop_while_it_lingers_says_goodbye() {
     assert!(gone, "no goodbye by multicast");
 }
 
+#[test]
+fn extraction_that_fails_says_goodbye() {
+    if !machine_can() {
+        return;
+    }
+    let published = Published::get();
+    let lan = Lan::new(Plan::hosts(&[2]));
+    // The index without the chunks.
+    let www = tempfile::tempdir().unwrap();
+    std::fs::copy(published.www().join("v1.caibx"), www.path().join("v1.caibx")).unwrap();
+    let origin = lan.origin(www.path());
+    let failing = start_extract(&lan, 1, &origin.url("v1.caibx"), &["--listen", "7748"]);
+    wait_until("it listens", Duration::from_secs(20), || {
+        lan.on(2, || std::net::TcpStream::connect(address(&lan, 1)).is_ok())
+    });
+    let said = lan.on(2, || {
+        block_on(async {
+            let mut session = session::connect(address(&lan, 1), None, &config(&Identity::ephemeral())).await.unwrap();
+            while let Ok(Some((message, _))) = session.reader.next().await {
+                if matches!(message, Message::Bye { .. }) {
+                    return true;
+                }
+            }
+            false
+        })
+    });
+    let ran = failing.wait(PATIENCE).failed();
+    assert!(said, "no goodbye in the session: {ran}");
+}
+
 /// Whether an mDNS answer takes a record back: its first record lives for zero seconds.
 fn is_goodbye(packet: &[u8]) -> bool {
     let answer = packet[2] & 0x80 != 0 && u16::from_be_bytes([packet[6], packet[7]]) > 0;
