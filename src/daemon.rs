@@ -137,10 +137,7 @@ async fn serve_trees(
     let trees = lock().map_or_else(Vec::new, |list| list.trees());
     for tree in trees.into_iter().filter(|tree| !places.contains(tree.place())) {
         let state = state.clone().unwrap_or_default();
-        let (opened, tree) = match blocking(move || (tree.open(&state), tree)).await {
-            Some(opened) => opened,
-            None => continue,
-        };
+        let Some((opened, tree)) = blocking(move || (tree.open(&state), tree)).await else { continue };
         // What came to lie there meanwhile is served already.
         match opened {
             Ok(found) if lock().is_some_and(|list| list.keeps(&tree)) => {
