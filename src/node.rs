@@ -262,8 +262,8 @@ fn listening(addr: SocketAddr, dual: bool) -> io::Result<std::net::TcpListener> 
     Ok(socket.into())
 }
 
-/// Takes connections and opens sessions on them, a bounded number at a time; without `public`, only from private,
-/// link-local and loopback addresses.
+/// Takes connections and opens sessions on them, a bounded number at a time; without `public`, only between addresses of a
+/// LAN (private, link-local, loopback) and those that the node's rules or its nodes to start from name.
 async fn accept(listener: TcpListener, public: bool, config: SessionConfig, events: mpsc::Sender<Event>) {
     let handshakes = Arc::new(Semaphore::new(HANDSHAKES));
     let mut each = BTreeMap::new();

@@ -126,6 +126,15 @@ impl Neighbours {
         true
     }
 
+    /// A node can be dialled at another place than before, after `courtesy`: what was tried says nothing of that.
+    pub fn moved(&mut self, node: &NodeId, courtesy: Duration, now: Time) {
+        if let Some(known) = self.known.get_mut(node) {
+            known.tries = 0;
+            known.next = known.next.min(now + courtesy);
+            self.next = Time::ZERO;
+        }
+    }
+
     /// A node is gone, as discovery says. Without effect while there is a session.
     pub fn lost(&mut self, node: &NodeId) {
         if self.known.get(node).is_some_and(|known| known.state == State::Idle) {
@@ -195,6 +204,11 @@ impl Neighbours {
         let each = if self.bounded() { PEERS / 8 } else { PEERS / 2 };
         let of = |kind: usize| self.open[kind].iter().filter(|(_, node)| node != to).take(each).map(|(_, node)| *node);
         of(1).chain(of(0)).collect()
+    }
+
+    /// Whether the node is known, and not forgotten since.
+    pub fn knows(&self, node: &NodeId) -> bool {
+        self.known.contains_key(node)
     }
 
     /// How many nodes are known.

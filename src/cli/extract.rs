@@ -118,7 +118,9 @@ pub async fn run(args: Args, global: &Global) -> anyhow::Result<Exit> {
     let network = network(&args, global)?;
     let config = config(&args, kind == "caidx");
     if args.dry_run {
-        let plan = extract::dry_run(config, &network, &http).await?;
+        let plan = extract::dry_run(config, &network, &http).await;
+        end(&network, &mut signals).await;
+        let plan = plan?;
         if args.json {
             println!("{}", serde_json::to_string(&plan)?)
         } else {
@@ -134,15 +136,18 @@ pub async fn run(args: Args, global: &Global) -> anyhow::Result<Exit> {
     };
     shown.abort();
     let _ = shown.await;
-    let done = match done {
-        Ok(done) => done,
+    let (report, mut image) = match done {
+        Ok(Ok(done)) => done,
+        Ok(Err(error)) => {
+            end(&network, &mut signals).await;
+            return Err(error.into());
+        }
         Err(signal) => {
             eprintln!("caswarm: stopped; what is there is kept, and the same command goes on with it");
             end(&network, &mut signals).await;
             return Ok(signal);
         }
     };
-    let (report, mut image) = done?;
     if !global.quiet {
         eprintln!("{report}");
     }

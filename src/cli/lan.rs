@@ -46,7 +46,8 @@ pub struct LanArgs {
     #[arg(long, value_name = "PEER", value_delimiter = ',')]
     pub deny_peer: Vec<PeerRule>,
 
-    /// The label of this machine's rack or site [default: the multicast segment].
+    /// The label of this machine's rack or site [default: the network of its segment,
+    /// like 10.77.1.0/24].
     #[arg(long, value_name = "LABEL", default_value = "", hide_default_value = true)]
     pub zone: String,
 

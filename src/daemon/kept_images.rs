@@ -38,8 +38,9 @@ pub(super) struct KeptImages {
     images: Vec<Kept>,
 }
 
+/// One of them, as it is listed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-struct Kept {
+pub(super) struct Kept {
     image: PathBuf,
     index: String,
 }
@@ -51,7 +52,8 @@ struct List {
 }
 
 impl KeptImages {
-    /// Reads what is kept in `state_dir` and opens the images that are still there.
+    /// Reads what is kept in `state_dir` and opens the images that are still there. Trees, which take longer, are only
+    /// listed.
     pub(super) fn load(state_dir: &Path) -> (Self, Vec<(Extracted, PathBuf)>) {
         let mut kept = Self { dir: state_dir.to_owned(), images: Vec::new() };
         let listed = match read_list(&state_dir.join(FILE)) {
@@ -63,7 +65,11 @@ impl KeptImages {
         };
         let mut opened = Vec::new();
         for entry in listed.iter().skip(listed.len().saturating_sub(IMAGES)) {
-            match kept.open(entry) {
+            if entry.image.is_dir() {
+                kept.images.push(entry.clone());
+                continue;
+            }
+            match entry.open(state_dir) {
                 Ok(holder) => {
                     opened.push((holder, entry.image.clone()));
                     kept.images.push(entry.clone());
@@ -105,18 +111,25 @@ impl KeptImages {
         fit.count().max(1)
     }
 
-    fn open(&self, kept: &Kept) -> Result<Extracted, String> {
-        let id: IndexId = kept.index.parse().map_err(|_| "its index id is none".to_owned())?;
-        let file = self.index_path(&kept.index);
-        let bytes = std::fs::read(&file).map_err(|e| format!("{}: {e}", file.display()))?;
-        if Index::index_id(&bytes) != id {
-            return Err(format!("{} is damaged", file.display()));
-        }
-        Extracted::open(&kept.image, Bytes::from(bytes)).map_err(|e| e.to_string())
+    /// The trees that are kept.
+    pub(super) fn trees(&self) -> Vec<Kept> {
+        self.images.iter().filter(|kept| kept.image.is_dir()).cloned().collect()
+    }
+
+    /// Whether it is still kept, and with this index.
+    pub(super) fn keeps(&self, kept: &Kept) -> bool {
+        self.images.contains(kept)
+    }
+
+    /// It cannot be served any more.
+    pub(super) fn drop_with_a_word(&mut self, gone: &Kept, reason: &str) {
+        tracing::warn!("{} is served no longer: {reason}", gone.image.display());
+        self.images.retain(|kept| kept != gone);
+        self.save_or_warn();
     }
 
     fn index_path(&self, id: &str) -> PathBuf {
-        self.dir.join(INDEXES).join(format!("{id}.caibx"))
+        index_path(&self.dir, id)
     }
 
     fn save_or_warn(&self) {
@@ -139,6 +152,27 @@ impl KeptImages {
         }
         Ok(())
     }
+}
+
+impl Kept {
+    pub(super) fn place(&self) -> &Path {
+        &self.image
+    }
+
+    /// Opens what lies there, with its index from `state_dir`. Blocks: a tree is walked.
+    pub(super) fn open(&self, state_dir: &Path) -> Result<Extracted, String> {
+        let id: IndexId = self.index.parse().map_err(|_| "its index id is none".to_owned())?;
+        let file = index_path(state_dir, &self.index);
+        let bytes = std::fs::read(&file).map_err(|e| format!("{}: {e}", file.display()))?;
+        if Index::index_id(&bytes) != id {
+            return Err(format!("{} is damaged", file.display()));
+        }
+        Extracted::open(&self.image, Bytes::from(bytes)).map_err(|e| e.to_string())
+    }
+}
+
+fn index_path(state_dir: &Path, id: &str) -> PathBuf {
+    state_dir.join(INDEXES).join(format!("{id}.caibx"))
 }
 
 fn read_list(path: &Path) -> io::Result<Vec<Kept>> {

@@ -129,6 +129,12 @@ pub fn order(addresses: &mut Vec<SocketAddr>) {
     addresses.truncate(ADDRESSES);
 }
 
+/// Another port of the same host; a link-local address keeps its interface.
+pub fn at_port(mut addr: SocketAddr, port: u16) -> SocketAddr {
+    addr.set_port(port);
+    addr
+}
+
 /// The address without IPv6's clothing of IPv4, which a dual-stack listener puts on.
 pub fn canonical(addr: SocketAddr) -> SocketAddr {
     match addr.ip().to_canonical() {

@@ -17,6 +17,7 @@ use super::address;
 use super::admission::Admission;
 use super::identity::{Identity, node_id_of, peer_id_of};
 use super::membership::Membership;
+use super::zone;
 
 const SERVICE: &str = "_caswarm._tcp.local.";
 
@@ -25,9 +26,6 @@ const TXT_BYTES: usize = 399;
 
 /// Bytes of one TXT entry, its key included.
 const TXT_ENTRY_BYTES: usize = 255;
-
-/// Bytes of the zone label that are announced; a session's `Hello` tells all of it.
-const ZONE_BYTES: usize = 63;
 
 /// Nodes kept track of; later ones are not told.
 const NODES: usize = 4096;
@@ -292,15 +290,11 @@ impl Task {
 
 fn announcement(config: &DiscoveryConfig, held: u64, tags: &[Tag]) -> mdns_sd::Result<ServiceInfo> {
     let name = peer_id_of(config.node).map(|peer| peer.to_base58()).unwrap_or_default();
-    let mut zone = config.zone.len().min(ZONE_BYTES);
-    while !config.zone.is_char_boundary(zone) {
-        zone -= 1;
-    }
     let mut txt = vec![
         ("id", name.clone()),
         ("v", proto::VERSION.to_string()),
         ("net", config.network.mdns_hash()),
-        ("zone", config.zone[..zone].to_owned()),
+        ("zone", zone::cut(&config.zone).to_owned()),
     ];
     // The number of its chunks may tell which image it is.
     if config.network.is_open() {

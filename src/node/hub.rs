@@ -4,6 +4,7 @@
 //! Everything that the outside can make grow is bounded here: sessions, exchanges a session, events that wait, bytes of
 //! chunks that wait to be looked at.
 
+mod dials;
 mod fetching;
 mod indexes;
 mod sessions;
@@ -31,10 +32,11 @@ use super::{Doors, NodeConfig};
 use crate::chunk::Encoded;
 use crate::extract::network::{FetchError, Job, NetworkReport};
 use crate::format::layout::Layout;
-use crate::source::rate_limit::RateLimit;
+use crate::source::{self, rate_limit::RateLimit};
+use dials::Dials;
 use fetching::Fetching;
 use indexes::{Gathering, Race};
-use sessions::{Dials, Neighbour};
+use sessions::Neighbour;
 pub use status::{ImageStatus, NeighbourStatus, Status};
 
 /// Events that wait to be looked at.
@@ -206,11 +208,9 @@ impl Hub {
         done: mpsc::UnboundedSender<Done>,
     ) -> Self {
         let me = config.identity.node_id();
-        // The key is random, and nobody else's.
-        let seed = me.0.iter().fold(0u64, |seed, byte| seed.rotate_left(7) ^ u64::from(*byte));
         Self {
             me,
-            choice: Neighbours::new(me, ZoneId::of(&config.zone), seed),
+            choice: Neighbours::new(me, ZoneId::of(&config.zone), source::random()),
             started: Instant::now(),
             session_config,
             doors,

@@ -169,7 +169,8 @@ fn squeeze(found: Encoded) -> Encoded {
     }
 }
 
-/// What one neighbour asked for and has not got yet. It holds an upload slot while there is anything.
+/// What one neighbour asked for and has not got yet. It holds an upload slot while there is anything, but for chunks asked
+/// for by id alone: these are outside the slots, for nobody can be told to ask for them later.
 pub(crate) struct Wants {
     queue: Mutex<VecDeque<Want>>,
     work: Notify,

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use libp2p_tls::certificate;
-use proto::NodeId;
+use proto::{NodeId, VERSION};
 use rustls::client::Resumption;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
@@ -19,8 +19,9 @@ use super::identity::{Identity, node_id_of};
 
 /// Sessions of another protocol version end in the handshake, and those between a node with a network key and one
 /// without. It keeps nobody out; what does is [`super::membership`].
-const ALPN: &[u8] = b"caswarm/1";
-const ALPN_KEYED: &[u8] = b"caswarm/1+key";
+fn protocol(keyed: bool) -> Vec<u8> {
+    format!("caswarm/{VERSION}{}", if keyed { "+key" } else { "" }).into_bytes()
+}
 
 /// The certificate and settings of one node, for sessions that it opens and that it accepts. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -55,7 +56,7 @@ impl TlsConfigs {
             .dangerous()
             .with_custom_certificate_verifier(verifier.clone())
             .with_client_cert_resolver(own.clone());
-        client.alpn_protocols = vec![ALPN.to_vec()];
+        client.alpn_protocols = vec![protocol(false)];
         client.resumption = Resumption::disabled();
         client.enable_sni = false;
 
@@ -64,7 +65,7 @@ impl TlsConfigs {
             .map_err(|e| failed(&e))?
             .with_client_cert_verifier(verifier)
             .with_cert_resolver(own);
-        server.alpn_protocols = vec![ALPN.to_vec()];
+        server.alpn_protocols = vec![protocol(false)];
         server.send_tls13_tickets = 0;
 
         Ok(Self { client: Arc::new(client), server: Arc::new(server), node: identity.node_id() })
@@ -72,8 +73,8 @@ impl TlsConfigs {
 
     /// The same for a network with a key.
     pub fn keyed(mut self) -> Self {
-        Arc::make_mut(&mut self.client).alpn_protocols = vec![ALPN_KEYED.to_vec()];
-        Arc::make_mut(&mut self.server).alpn_protocols = vec![ALPN_KEYED.to_vec()];
+        Arc::make_mut(&mut self.client).alpn_protocols = vec![protocol(true)];
+        Arc::make_mut(&mut self.server).alpn_protocols = vec![protocol(true)];
         self
     }
 }

@@ -13,15 +13,20 @@ pub fn zone_name(label: &str) -> String {
     if label.is_empty() {
         return std::fs::read_to_string("/proc/net/route").map(|routes| segment(&routes)).unwrap_or_default();
     }
+    cut(label).to_owned()
+}
+
+/// As much of a label as is a zone's name.
+pub(super) fn cut(label: &str) -> &str {
     let mut end = label.len().min(ZONE_BYTES);
     while !label.is_char_boundary(end) {
         end -= 1;
     }
-    label[..end].to_owned()
+    &label[..end]
 }
 
-/// The private network on the interface of the default route, else the first private one there is; by the kernel's
-/// table of IPv4 routes.
+/// The private network on the interface of the default route, or, where there is none, the first private one; by the
+/// kernel's table of IPv4 routes. A machine whose way out has a public address has none, whatever bridges it has besides.
 fn segment(routes: &str) -> String {
     let rows = routes.lines().skip(1).filter_map(|line| {
         let fields: Vec<&str> = line.split_whitespace().collect();
@@ -38,8 +43,9 @@ fn segment(routes: &str) -> String {
             && !to.is_loopback()
             && *interface != "lo"
             && is_private((*to).into())
+            && way_out.is_none_or(|out| out == *interface)
     });
-    let first = networks.min_by_key(|(interface, to, ..)| (way_out != Some(interface), *to));
+    let first = networks.min_by_key(|(_, to, ..)| *to);
     first.map_or_else(String::new, |(_, to, _, mask)| format!("{to}/{}", u32::from(*mask).leading_ones()))
 }
 
@@ -67,6 +73,9 @@ mod tests {
     fn who_has_no_private_network_has_no_name_and_a_label_is_one_that_can_be_announced() {
         let public = row("eth0", [203, 0, 112, 0], [0; 4], [255, 255, 255, 0]);
         assert_eq!(segment(&format!("{HEAD}{public}")), "");
+        let (bridge, out) =
+            (row("docker0", [172, 17, 0, 0], [0; 4], [255, 255, 0, 0]), row("eth0", [0; 4], [203, 0, 112, 1], [0; 4]));
+        assert_eq!(segment(&format!("{HEAD}{bridge}{public}{out}")), "", "a bridge of the machine itself");
         assert_eq!(segment("nonsense"), "");
         assert_eq!(zone_name("rack-17"), "rack-17");
         assert_eq!(zone_name(&"é".repeat(60)).len(), 62);

@@ -149,6 +149,7 @@ fn node_that_shares_nothing_takes_and_gives_nothing() {
                 match session.reader.next().await.unwrap().unwrap().0 {
                     Message::NoIndex { .. } => refused += 1,
                     Message::Absent { retry_ms: 0, .. } => refused += 1,
+                    Message::Have { holdings, .. } if holdings.positions().is_empty() => {}
                     message @ (Message::Chunk { .. } | Message::IndexPart { .. } | Message::Have { .. }) => {
                         panic!("{message:?}")
                     }
@@ -330,6 +331,36 @@ fn extraction_that_is_told_to_stop_while_it_lingers_says_goodbye() {
         gone |= from.ip().to_string() == lan.address(1) && is_goodbye(&packet[..length]);
     }
     assert!(gone, "no goodbye by multicast");
+}
+
+#[test]
+fn extraction_that_fails_says_goodbye() {
+    if !machine_can() {
+        return;
+    }
+    let published = Published::get();
+    let lan = Lan::new(Plan::hosts(&[2]));
+    // The index without the chunks.
+    let www = tempfile::tempdir().unwrap();
+    std::fs::copy(published.www().join("v1.caibx"), www.path().join("v1.caibx")).unwrap();
+    let origin = lan.origin(www.path());
+    let failing = start_extract(&lan, 1, &origin.url("v1.caibx"), &["--listen", "7748"]);
+    wait_until("it listens", Duration::from_secs(20), || {
+        lan.on(2, || std::net::TcpStream::connect(address(&lan, 1)).is_ok())
+    });
+    let said = lan.on(2, || {
+        block_on(async {
+            let mut session = session::connect(address(&lan, 1), None, &config(&Identity::ephemeral())).await.unwrap();
+            while let Ok(Some((message, _))) = session.reader.next().await {
+                if matches!(message, Message::Bye { .. }) {
+                    return true;
+                }
+            }
+            false
+        })
+    });
+    let ran = failing.wait(PATIENCE).failed();
+    assert!(said, "no goodbye in the session: {ran}");
 }
 
 /// Whether an mDNS answer takes a record back: its first record lives for zero seconds.

@@ -59,8 +59,8 @@ fn a_tree_on_disk_is_enough_for_machines_without_an_origin_and_what_changed_in_i
     run(Command::new("cp").arg("-a").arg(published.path("tree")).arg(&tree)).ok();
     let serve = format!("{}={}", published.path("x.caidx").display(), tree.display());
     let _node = start_node(&lan, 1, &["--tree", &serve]);
-    let holders = status(&lan, 1)["holders"].to_string();
-    assert!(holders.contains(tree.to_str().unwrap()), "{holders}");
+    let served = || status(&lan, 1)["holders"].to_string().contains(tree.to_str().unwrap());
+    wait_until("the tree was walked", PATIENCE, served);
     let extract = ["extract", "--json", "--linger=0", "--index-id", &published.id, NOWHERE, "out"];
     let report = lan.start(2, &extract).wait(PATIENCE).ok().json();
     assert!(same(&lan.dir(2).join("out"), &published.path("tree")));
@@ -76,6 +76,7 @@ fn a_tree_on_disk_is_enough_for_machines_without_an_origin_and_what_changed_in_i
     // The node remembers what it gave a moment ago.
     drop(_node);
     let _node = start_node(&lan, 1, &["--tree", &serve]);
+    wait_until("the tree was walked", PATIENCE, served);
     let ran = lan.start(3, &extract).wait(PATIENCE).failed();
     let missing = ran.stderr.split(" of the image's chunks").next().and_then(|said| said.rsplit(' ').next());
     let missing: usize = missing.and_then(|number| number.parse().ok()).unwrap_or_else(|| panic!("{ran}"));
@@ -101,7 +102,7 @@ fn a_tree_that_was_extracted_is_handed_to_the_node_and_served_after_its_restart(
     wait_until("the node has the tree", PATIENCE, || status(&lan, 1)["holders"].to_string().contains(&out));
     node.kill();
     let _node = start_node(&lan, 1, &[]);
-    assert!(status(&lan, 1)["images"].to_string().contains(&published.id));
+    wait_until("the tree was walked", PATIENCE, || status(&lan, 1)["images"].to_string().contains(&published.id));
     let extract = ["extract", "--linger=0", "--index-id", &published.id, NOWHERE, "out"];
     lan.start(2, &extract).wait(PATIENCE).ok();
     assert!(same(&lan.dir(2).join("out"), &published.path("tree")));

@@ -14,7 +14,7 @@ use libp2p::pnet::{PnetConfig, PnetError, PnetOutput, PreSharedKey};
 use libp2p::swarm::NetworkBehaviour;
 use libp2p::{Swarm, Transport, identify, noise, ping, tcp, yamux};
 
-use super::gate::Gate;
+use super::gate::{Fenced, Gate};
 use super::{DhtConfig, DhtError};
 use crate::background;
 
@@ -50,7 +50,8 @@ pub(super) struct Behaviour {
 pub(super) fn swarm(config: &DhtConfig) -> Result<Swarm<Behaviour>, DhtError> {
     let setup = |e: &dyn std::fmt::Display| DhtError::Setup(e.to_string());
     let noise = noise::Config::new(config.identity.keypair()).map_err(|e| setup(&e))?;
-    let transport = tcp::tokio::Transport::new(tcp::Config::default().nodelay(true))
+    let tcp = tcp::tokio::Transport::new(tcp::Config::default().nodelay(true));
+    let transport = Fenced::new(tcp, config.admission.clone())
         .map({
             let background = config.background;
             move |stream, _| {

@@ -21,6 +21,8 @@ use crate::source::origin_stores::{self, OriginStores};
 
 /// How long after its start a node leaves the origin alone, so that neighbours can be found and say what they hold.
 const MEETING: Duration = Duration::from_millis(500);
+/// Who asked for chunks so lately will ask for more.
+const ASKED: Duration = Duration::from_secs(3);
 /// Origin requests in flight at most.
 const ORIGIN_REQUESTS: usize = 64;
 
@@ -306,7 +308,11 @@ impl Hub {
         let now_missing = |neighbour: &super::Neighbour, layout: &Layout| {
             neighbour.rosters.get(index).is_some_and(|roster| {
                 let held = roster.holdings.as_ref().map_or(0, |holdings| holdings.positions().len());
-                roster.downloads && held < u64::from(layout.count())
+                // Who gives nothing does not say what it lacks, but asks.
+                match roster.downloads {
+                    true => held < u64::from(layout.count()),
+                    false => roster.asked.is_some_and(|at| at.elapsed() < ASKED),
+                }
             })
         };
         let Some(layout) = self.locals.get(index).and_then(|local| local.layout.clone()) else { return false };

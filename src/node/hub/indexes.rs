@@ -51,7 +51,7 @@ impl Hub {
         let now = self.now();
         let mut machine = IndexRace::new(self.me, &id, origin, now);
         for (peer, neighbour) in &self.neighbours {
-            if let Some(roster) = neighbour.rosters.get(&id) {
+            if let Some(roster) = neighbour.rosters.get(&id).filter(|roster| roster.downloads || roster.has_index) {
                 machine.joined(*peer, roster.has_index);
             }
         }

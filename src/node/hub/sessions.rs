@@ -1,4 +1,5 @@
-//! Sessions: who is dialled, which session is kept where two nodes dial each other, and signs of life.
+//! Sessions: which is kept where two nodes dial each other, signs of life, and the end. Who is dialled is told in
+//! [`super::dials`].
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -6,17 +7,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use proto::limits::EXCHANGES_PER_PEER;
-use proto::message::{Hello, PeerAddress};
-use proto::neighbours::{ENOUGH, Step};
+use proto::message::Hello;
+use proto::neighbours::ENOUGH;
 use proto::{Holdings, IndexId, Message, NodeId, ZoneId};
 use tokio::sync::Semaphore;
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
 use super::{Event, Hub, UNSEEN_BYTES};
-use crate::node::address;
-use crate::node::dht::DhtEvent;
-use crate::node::discovery::{DiscoveryEvent, Found, Tag};
+use crate::node::address::at_port;
 use crate::node::outbox::SessionSender;
 use crate::node::serve::{Wants, serve};
 use crate::node::session::{self, Session};
@@ -24,8 +23,6 @@ use crate::node::session::{self, Session};
 /// Sessions at a time, and with nodes at one address that came by themselves.
 const SESSIONS: usize = 96;
 const SESSIONS_OF_ONE: usize = 32;
-/// Nodes known as candidates; later ones are not tried.
-const CANDIDATES: usize = 8192;
 /// Nodes remembered as banned; a node that wants to come back has to make a new key anyway.
 const BANNED: usize = 4096;
 /// Bytes of chunks that wait to be sent on one session.
@@ -33,13 +30,8 @@ const QUEUED_BYTES: usize = 1 << 20;
 /// Bytes of bitmaps kept of one neighbour for indexes that this node does not take part in: a hundred times what those of
 /// whole images are. For the others, the index bounds them.
 const FOREIGN_HOLDINGS: usize = 256 << 10;
-/// Dials at a time.
-const DIALS: usize = 16;
 /// The node with the higher id gives the other this long to dial.
-const COURTESY: Duration = Duration::from_millis(200);
-/// A neighbour that could not be dialled is tried again after this, then twice as long.
-const REDIAL: Duration = Duration::from_secs(1);
-const LAST_REDIAL: Duration = Duration::from_secs(60);
+pub(super) const COURTESY: Duration = Duration::from_millis(200);
 /// An idle session is pinged after this, and closed when nothing is heard for [`DEAF`].
 const PING: Duration = Duration::from_secs(5);
 const DEAF: Duration = Duration::from_secs(20);
@@ -70,23 +62,10 @@ pub(super) struct Roster {
     pub(super) downloads: bool,
     pub(super) has_index: bool,
     pub(super) no_origin: bool,
+    /// When it asked for chunks last.
+    pub(super) asked: Option<Instant>,
     /// What it holds; `None` until it said so.
     pub(super) holdings: Option<Holdings>,
-}
-
-/// Nodes that are to be dialled or being dialled.
-#[derive(Default)]
-pub(super) struct Dials {
-    known: BTreeMap<NodeId, Candidate>,
-    under_way: usize,
-}
-
-struct Candidate {
-    addresses: Vec<SocketAddr>,
-    next: Instant,
-    pause: Duration,
-    attempt: usize,
-    dialling: bool,
 }
 
 impl Neighbour {
@@ -126,105 +105,6 @@ impl Drop for Neighbour {
 }
 
 impl Hub {
-    pub(super) fn dial_known(&mut self) {
-        let known = self.doors.known.latest_first();
-        for peer in known.into_iter().take(8) {
-            self.candidate(peer.node, ZoneId::default(), vec![peer.addr], Duration::ZERO);
-        }
-        self.tend_sessions();
-    }
-
-    pub(super) fn discovered(&mut self, event: DiscoveryEvent) {
-        match event {
-            DiscoveryEvent::Found(Found { node, addresses, zone, tags, .. }) => {
-                let courtesy = if node > self.me { Duration::ZERO } else { COURTESY };
-                self.candidate(node, ZoneId::of(&zone), addresses, courtesy);
-                if zone == self.config.zone {
-                    self.heard_of(node, &tags);
-                    self.on_wire.insert(node, tags);
-                }
-                self.dial_due();
-            }
-            DiscoveryEvent::Lost(node) => {
-                self.dials.known.remove(&node);
-                self.on_wire.remove(&node);
-                self.choice.lost(&node);
-                let now = self.now();
-                for fetching in self.locals.values_mut().filter_map(|local| local.fetching.as_mut()) {
-                    fetching.exchange.heard_of(node, false, now);
-                }
-            }
-            DiscoveryEvent::Warning(warning) => tracing::warn!("{warning}"),
-        }
-    }
-
-    /// Discovery says that a node of this zone takes part in the exchanges with these tags; with none, that it may.
-    fn heard_of(&mut self, node: NodeId, tags: &[Tag]) {
-        let now = self.now();
-        let met = self.neighbours.contains_key(&node);
-        for (index, local) in &mut self.locals {
-            let takes_part = tags.contains(&self.config.network.tag(node, index));
-            if let Some(race) = local.race.as_mut().filter(|_| !met && (takes_part || tags.is_empty())) {
-                race.machine.heard_of(node, now);
-            }
-            if let Some(fetching) = local.fetching.as_mut().filter(|_| takes_part) {
-                fetching.exchange.heard_of(node, true, now);
-            }
-        }
-    }
-
-    /// The same of all that discovery named so far, for an index that is new here.
-    pub(super) fn heard_before(&mut self) {
-        let named = std::mem::take(&mut self.on_wire);
-        named.iter().for_each(|(node, tags)| self.heard_of(*node, tags));
-        self.on_wire = named;
-    }
-
-    /// A neighbour named nodes that may become neighbours.
-    pub(super) fn told_of(&mut self, peers: &[PeerAddress]) {
-        for peer in peers {
-            let wanted = address::is_dialable(peer.address) && address::is_private(peer.address.ip());
-            if wanted && !self.neighbours.contains_key(&peer.node) {
-                self.candidate(peer.node, peer.zone, vec![peer.address], COURTESY);
-            }
-        }
-        self.dial_due();
-    }
-
-    /// Neighbours that are named to a new one, with addresses that mean the same there.
-    pub(super) fn peers_for(&self, to: &NodeId) -> Vec<PeerAddress> {
-        let named = self.choice.to_tell(to).into_iter().filter_map(|node| {
-            let neighbour = self.neighbours.get(&node)?;
-            let address = at_port(neighbour.addr, neighbour.hello.session_port);
-            let scoped = matches!(address, SocketAddr::V6(v6) if v6.ip().is_unicast_link_local());
-            let usable = neighbour.hello.session_port != 0 && !scoped && !address.ip().is_loopback();
-            usable.then(|| PeerAddress { node, zone: neighbour.zone(), address })
-        });
-        named.collect()
-    }
-
-    /// A node that may be dialled at these addresses.
-    pub(super) fn candidate(&mut self, node: NodeId, zone: ZoneId, mut addresses: Vec<SocketAddr>, after: Duration) {
-        addresses.retain(|addr| addr.port() != 0 && self.config.admission.admits_dial(*addr));
-        if node == self.me || self.banned.contains(&node) || addresses.is_empty() {
-            return;
-        }
-        if self.dials.known.len() >= CANDIDATES && !self.dials.known.contains_key(&node) {
-            return;
-        }
-        let time = self.now();
-        self.choice.learned(node, zone, after, time);
-        address::order(&mut addresses);
-        let next = Instant::now() + after;
-        let new = Candidate { addresses: Vec::new(), next, pause: REDIAL, attempt: 0, dialling: false };
-        let candidate = self.dials.known.entry(node).or_insert(new);
-        if candidate.addresses != addresses {
-            candidate.addresses = addresses;
-            candidate.pause = REDIAL;
-            candidate.next = candidate.next.min(next);
-        }
-    }
-
     /// Writes down who is there now.
     pub(super) fn note_known(&mut self) {
         for (id, neighbour) in self.neighbours.iter().filter(|(_, neighbour)| neighbour.hello.session_port != 0) {
@@ -234,7 +114,7 @@ impl Hub {
     }
 
     pub(super) fn tend_sessions(&mut self) {
-        self.dial_due();
+        self.tend_dials();
         let bounded = self.choice.bounded();
         for fetching in self.locals.values_mut().filter_map(|local| local.fetching.as_mut()) {
             fetching.exchange.set_bounded(bounded);
@@ -254,90 +134,15 @@ impl Hub {
         }
     }
 
-    fn dial_due(&mut self) {
-        let now = Instant::now();
-        if self.dials.under_way >= DIALS || self.neighbours.len() >= SESSIONS {
-            return;
-        }
-        if self.choice.bounded() {
-            return self.dial_chosen();
-        }
-        let waiting = self.dials.known.iter().filter(|(id, candidate)| {
-            !candidate.dialling && candidate.next <= now && !self.neighbours.contains_key(id)
-        });
-        // Who waits longest comes first, so that those that never answer do not keep others from their turn.
-        let mut due: Vec<_> = waiting.map(|(id, candidate)| (candidate.next, *id)).collect();
-        due.sort_unstable();
-        due.truncate(DIALS - self.dials.under_way);
-        for (_, node) in due {
-            self.dial(node);
-        }
-    }
-
-    /// There are more nodes than neighbours: dials those that were chosen, and lets go of those that are too many.
-    fn dial_chosen(&mut self) {
-        let now = self.now();
-        while let Some(step) = self.choice.poll(now) {
-            match step {
-                Step::Dial(node) if !self.dial(node) => self.choice.failed(node, false, now),
-                Step::Dial(_) => {}
-                Step::Drop(node) => self.close_as(node, ENOUGH, true),
-            }
-        }
-    }
-
-    /// Whether the node is being dialled now.
-    fn dial(&mut self, node: NodeId) -> bool {
-        let Some(candidate) = self.dials.known.get_mut(&node).filter(|candidate| !candidate.dialling) else {
-            return false;
-        };
-        candidate.dialling = true;
-        let addr = candidate.addresses[candidate.attempt % candidate.addresses.len()];
-        candidate.attempt += 1;
-        self.dials.under_way += 1;
-        let (config, events) = (self.session_config.clone(), self.events.clone());
-        tokio::spawn(async move {
-            let opened = session::connect(addr, Some(node), &config).await;
-            let error = opened.as_ref().err().map(ToString::to_string);
-            if events.send(Event::Dialled { node, addr, error }).await.is_err() {
-                return;
-            }
-            if let Ok(session) = opened {
-                let _ = events.send(Event::Opened { session: Box::new(session), dialled: true }).await;
-            }
-        });
-        true
-    }
-
-    /// A dial ended, with a session that is told next, or with an error.
-    pub(super) fn dialled(&mut self, node: NodeId, addr: SocketAddr, error: Option<&str>) {
-        self.dials.under_way = self.dials.under_way.saturating_sub(1);
-        if let Some(candidate) = self.dials.known.get_mut(&node) {
-            candidate.dialling = false;
-            candidate.next = Instant::now() + candidate.pause;
-            candidate.pause = (candidate.pause * 2).min(LAST_REDIAL);
-        }
-        let Some(error) = error else { return };
-        let now = self.now();
-        self.choice.failed(node, false, now);
-        tracing::debug!(%addr, error, "no session");
-        if !self.neighbours.contains_key(&node) {
-            self.doors.verify(node);
-        }
-    }
-
     pub(super) fn opened(&mut self, session: Session, dialled: bool) {
         let Session { remote, hello, remote_addr, mut reader, sender } = session;
-        if let Some(candidate) = self.dials.known.get_mut(&remote) {
-            candidate.pause = REDIAL;
-            candidate.next = Instant::now() + REDIAL;
-        }
         let of_one = || self.neighbours.values().filter(|other| other.addr.ip() == remote_addr.ip()).count();
         let zone = ZoneId::of(&hello.zone);
         let new = !dialled && !self.neighbours.contains_key(&remote);
         let full = new && (self.neighbours.len() >= SESSIONS || of_one() >= SESSIONS_OF_ONE);
         if self.banned.contains(&remote) || full {
             sender.close("not wanted");
+            self.not_reached(remote);
             return;
         }
         if new && self.choice.bounded() && !self.choice.accepts(&remote, zone) {
@@ -355,7 +160,7 @@ impl Hub {
                 sender.close("there is a session already");
                 return;
             }
-            self.close(remote, "there is a session already");
+            self.close_as(remote, "there is a session already", true);
         }
         self.serial += 1;
         let serial = self.serial;
@@ -443,9 +248,6 @@ impl Hub {
         let Some(neighbour) = self.neighbours.remove(&id) else { return };
         self.session_config.connected.remove(&id);
         neighbour.sender.close(reason);
-        if let Some(candidate) = self.dials.known.get_mut(&id) {
-            candidate.next = candidate.next.max(Instant::now() + COURTESY);
-        }
         for index in neighbour.rosters.keys() {
             self.departed(id, index, there);
         }
@@ -463,17 +265,6 @@ impl Hub {
         self.close(id, "sent a corrupt chunk");
     }
 
-    pub(super) fn dht_event(&mut self, event: DhtEvent) {
-        match event {
-            DhtEvent::Provider { node, addr, .. } => {
-                let courtesy = if node > self.me { Duration::ZERO } else { COURTESY };
-                self.candidate(node, ZoneId::default(), vec![addr], courtesy);
-                self.dial_due();
-            }
-            DhtEvent::Joined => tracing::debug!("the DHT is of use"),
-        }
-    }
-
     pub(super) async fn say_goodbye(&mut self) {
         let anybody = !self.neighbours.is_empty();
         self.note_known();
@@ -482,10 +273,4 @@ impl Hub {
         }
         let _ = tokio::time::timeout(GOODBYE, self.doors.close(anybody)).await;
     }
-}
-
-/// Another port of the same host; a link-local address keeps its interface.
-fn at_port(mut addr: SocketAddr, port: u16) -> SocketAddr {
-    addr.set_port(port);
-    addr
 }

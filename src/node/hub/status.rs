@@ -112,7 +112,9 @@ impl Hub {
     /// Lets mDNS tell what this node has now.
     pub(super) fn update_discovery(&mut self) {
         let held = self.locals.values().map(|local| local.holds().positions().len()).sum();
-        let tags: Vec<Tag> = self.locals.keys().map(|index| self.config.network.tag(self.me, index)).collect();
+        // Who gives nothing is not named as one that takes part: it would be counted on.
+        let told = self.locals.keys().filter(|_| self.config.share);
+        let tags: Vec<Tag> = told.map(|index| self.config.network.tag(self.me, index)).collect();
         let now = (held, tags.len());
         if self.announced != Some(now) {
             self.announced = Some(now);

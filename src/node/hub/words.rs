@@ -18,8 +18,8 @@ impl Hub {
             if let Some(join) = self.join(index) {
                 neighbour.send(&join);
             }
-            if local.layout.is_some() && self.config.share {
-                neighbour.send(&Message::Have { index: *index, holdings: local.holds() });
+            if let Some(have) = self.have(index) {
+                neighbour.send(&have);
             }
             if local.fetching.as_ref().is_some_and(|fetching| !fetching.exchange.origin_reachable()) {
                 neighbour.send(&Message::Origin { index: *index, reachable: false });
@@ -29,20 +29,27 @@ impl Hub {
 
     /// Tells every neighbour that this node takes part in an index, and what it holds.
     pub(super) fn announce_local(&self, index: IndexId) {
-        let Some(local) = self.locals.get(&index) else { return };
-        if let Some(join) = self.join(&index) {
-            self.tell_all(&join);
-        }
-        if local.layout.is_some() && self.config.share {
-            self.tell_all(&Message::Have { index, holdings: local.holds() });
+        for message in [self.join(&index), self.have(&index)].into_iter().flatten() {
+            self.tell_all(&message);
         }
     }
 
     fn join(&self, index: &IndexId) -> Option<Message> {
         let local = self.locals.get(index)?;
-        let downloads = local.race.is_some() || local.fetching.is_some();
-        let has_index = local.bytes.is_some() && self.config.share;
+        // Who gives nothing is elected for nothing: what it brought in, others would wait for in vain.
+        let downloads = self.config.share && (local.race.is_some() || local.fetching.is_some());
+        let has_index = self.config.share && local.bytes.is_some();
         Some(Message::Join(Join { index: *index, downloads, has_index }))
+    }
+
+    /// What this node gives of an index, as soon as that is known: of one that gives nothing, at once.
+    fn have(&self, index: &IndexId) -> Option<Message> {
+        let local = self.locals.get(index)?;
+        let holdings = match self.config.share {
+            true => local.layout.as_ref().map(|_| local.holds())?,
+            false => Holdings::new(),
+        };
+        Some(Message::Have { index: *index, holdings })
     }
 
     pub(super) fn said(&mut self, from: NodeId, message: Message, payload: Bytes) {
@@ -76,7 +83,8 @@ impl Hub {
             }
             Message::Peers { peers } => self.told_of(&peers),
             Message::Origin { index, reachable } => {
-                if let Some(roster) = self.neighbours.get_mut(&from).and_then(|n| n.roster(index)) {
+                // Of an index that it has not joined, its word means nothing.
+                if let Some(roster) = self.neighbours.get_mut(&from).and_then(|n| n.rosters.get_mut(&index)) {
                     roster.no_origin = !reachable;
                 }
                 if let Some(fetching) = self.fetching(&index) {
@@ -84,7 +92,10 @@ impl Hub {
                 }
             }
             Message::Want { index, positions, plain } => {
-                if let Some(neighbour) = self.neighbours.get(&from) {
+                if let Some(neighbour) = self.neighbours.get_mut(&from) {
+                    if let Some(roster) = neighbour.rosters.get_mut(&index) {
+                        roster.asked = Some(tokio::time::Instant::now());
+                    }
                     // Chunks leave only for those who take part.
                     match self.config.share && neighbour.rosters.contains_key(&index) {
                         true => neighbour.wants.push(index, &positions, plain, &neighbour.sender),
@@ -145,6 +156,9 @@ impl Hub {
             Some(local) => {
                 if let Some(race) = &mut local.race {
                     race.machine.joined(from, has_index);
+                    if !join.downloads && !has_index {
+                        race.machine.left(from);
+                    }
                 }
                 if let Some(fetching) = &mut local.fetching {
                     fetching.exchange.joined(from, zone, join.downloads, now);
@@ -182,6 +196,26 @@ impl Hub {
         }
         if let Some((all, roster)) = all.zip(neighbour.rosters.get_mut(&index)) {
             roster.holdings = Some(all);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::dials::tests::hub;
+    use super::*;
+    use crate::node::admission::Admission;
+
+    #[tokio::test]
+    async fn who_gives_nothing_joins_as_one_that_nobody_counts_on_and_says_so_at_once() {
+        let index = IndexId([9; 32]);
+        for share in [true, false] {
+            let (mut hub, _events) = hub(Admission::default()).await;
+            hub.config.share = share;
+            hub.find_index(index, true, tokio::sync::oneshot::channel().0);
+            assert_eq!(hub.join(&index), Some(Message::Join(Join { index, downloads: share, has_index: false })));
+            let nothing = Message::Have { index, holdings: Holdings::new() };
+            assert_eq!(hub.have(&index), (!share).then_some(nothing));
         }
     }
 }
