@@ -96,6 +96,32 @@ fn an_index_and_what_is_missing_of_it_are_written_and_read_back() {
 }
 
 #[test]
+fn an_id_beside_never_names_another_index() {
+    if !require(&SSHD) {
+        return;
+    }
+    let place = Place::new();
+    let index = place.there("os.caibx");
+    let named = || {
+        let id = fs::read_to_string(place.path("there/os.caibx.id")).unwrap();
+        let index = fs::read(place.path("there/os.caibx")).unwrap();
+        id.trim() == caswarm::format::index::Index::index_id(&index).to_string()
+    };
+    place.run(&["make", "--id=no", &index, "v1"]).ok();
+    assert!(!place.path("there/os.caibx.id").exists());
+    place.run(&["make", &index, "v1"]).ok();
+    assert!(named());
+    place.run(&["make", "--id=no", &index, "v2"]).ok();
+    assert!(named());
+    // Where it cannot be removed, the index stays as it was.
+    fs::remove_file(place.path("there/os.caibx.id")).unwrap();
+    fs::create_dir(place.path("there/os.caibx.id")).unwrap();
+    let before = fs::read(place.path("there/os.caibx")).unwrap();
+    place.run(&["make", &index, "v1"]).failed().says(&["os.caibx.id"]);
+    assert_file_is(&place.path("there/os.caibx"), &before);
+}
+
+#[test]
 fn a_server_that_speaks_something_else_is_an_error() {
     let dir = tempfile::tempdir().unwrap();
     let at = |name: &str| dir.path().join(name);

@@ -131,6 +131,29 @@ fn either_pushes_to_either_and_only_what_is_missing_and_either_extracts_it() {
 }
 
 #[test]
+fn an_id_that_was_there_names_no_other_index_afterwards() {
+    if !require(&needs()) {
+        return;
+    }
+    for server in [Casync, Ours] {
+        let place = Place::new();
+        let index = place.there("os.caibx");
+        place.run(Ours, server, &["make", &index, "v1"]).ok();
+        let old = fs::read_to_string(place.path("there/os.caibx.id")).unwrap();
+        place.run(Ours, server, &["make", "--id=no", &index, "v2"]).ok();
+        let new = fs::read_to_string(place.path("there/os.caibx.id")).unwrap();
+        assert!(new.parse::<proto::IndexId>().is_err() || server == Ours, "{new}");
+        assert_ne!(new, old);
+        // One that cannot be written is an error, and the index stays.
+        fs::remove_file(place.path("there/os.caibx.id")).unwrap();
+        fs::create_dir_all(place.path("there/os.caibx.id/in the way")).unwrap();
+        let before = fs::read(place.path("there/os.caibx")).unwrap();
+        place.run(Ours, server, &["make", &index, "v1"]).failed();
+        assert_file_is(&place.path("there/os.caibx"), &before);
+    }
+}
+
+#[test]
 fn trees_and_archives_travel_both_ways_and_can_be_looked_into() {
     if !require(&needs()) {
         return;

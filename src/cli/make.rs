@@ -47,7 +47,8 @@ pub struct Args {
     /// How many threads compress [default: one for each core].
     #[arg(long, value_name = "N")]
     threads: Option<usize>,
-    /// Write OUTPUT.id beside an index. If not, one that is there already is still made right.
+    /// Write OUTPUT.id beside an index. If not, one that is there already is still made right, or, on another machine
+    /// reached by ssh, made to name nothing.
     #[arg(long, value_name = "BOOL", default_value = "yes", value_parser = parse_boolean, action = ArgAction::Set)]
     pub(super) id: bool,
     /// What is to be made, whatever its name: archive, archive-index or blob-index.

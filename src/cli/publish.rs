@@ -53,21 +53,23 @@ pub(super) async fn publish(args: Args, what: Output, location: &Location, place
     }
     let threads = args.threads();
     let Ready { made, bytes, rows, read, .. } = ready(&args, what).await?;
+    // An .id that stayed would have machines keep the image that it names. It cannot be removed this way, but be made to
+    // name nothing.
+    push_id(&place, "\n".to_owned()).await?;
     let pushed = push::index(&place, &store_place, bytes, rows, read, threads).await?;
     if args.id {
-        let id = Bytes::from(format!("{}\n", made.index));
-        let beside = Place { path: format!("{}.id", place.path), ..place.clone() };
-        let mut once = Some(id);
-        let told = push::archive::<SourceError>(&beside, async || Ok(once.take())).await;
-        if let Err(error) = told {
-            tracing::warn!(
-                "{error}: the .id beside the index was not written; machines will fetch the index from there"
-            );
-        }
+        push_id(&place, format!("{}\n", made.index)).await?;
     }
     tracing::info!(index = %made.index, chunks = made.chunks, pushed = pushed.chunks, bytes = pushed.bytes, "made");
     println!("{}", made.stream);
     Ok(Exit::Ok)
+}
+
+/// Writes the file beside an index that names it.
+async fn push_id(index: &Place, line: String) -> Result<(), SourceError> {
+    let beside = Place { path: format!("{}.id", index.path), ..index.clone() };
+    let mut once = Some(Bytes::from(line));
+    push::archive::<SourceError>(&beside, async || Ok(once.take())).await
 }
 
 /// Makes what was asked for and writes it, file by file, to a machine that has nothing but SFTP.
@@ -102,10 +104,12 @@ pub(super) async fn publish_files(args: Args, what: Output, location: &Location,
         }
     }));
     let pushed: u64 = sent.buffer_unordered(TOGETHER).try_fold(0, |all, one| async move { Ok(all + one) }).await?;
-    // Between the two there is an .id of another index for a moment; who meets it is warned, and fetches this one.
+    // Never an .id beside an index that it does not name: machines would keep the image of the one that it names.
+    let id = format!("{}.id", place.path);
+    let was_there = sftp.remove(&id).await?;
     sftp.write(&place.path, bytes).await?;
-    if args.id {
-        sftp.write(&format!("{}.id", place.path), format!("{}\n", made.index).as_bytes()).await?;
+    if args.id || was_there {
+        sftp.write(&id, format!("{}\n", made.index).as_bytes()).await?;
     }
     tracing::info!(index = %made.index, chunks = made.chunks, pushed, "made");
     println!("{}", made.stream);

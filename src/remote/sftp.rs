@@ -121,6 +121,18 @@ impl Sftp {
         }
     }
 
+    /// Removes a file. Returns whether it was there.
+    ///
+    /// # Errors
+    /// When it stays.
+    pub async fn remove(&self, path: &str) -> Result<bool, SourceError> {
+        match self.answer(self.session.remove(path)).await {
+            Ok(_) => Ok(true),
+            Err(error) if is(&error, StatusCode::NoSuchFile) => Ok(false),
+            Err(error) => Err(self.failed(path, &error)),
+        }
+    }
+
     /// Makes a directory, unless it is there.
     ///
     /// # Errors
