@@ -210,10 +210,7 @@ pub async fn run(
     let written = blocking(move || workers.finish()).await?;
     written.map_err(|error| target.error("writing the image", error))?;
     let report = whole(&assembly, fetched).map_err(|source| {
-        let kept = match config.stdout {
-            true => "nothing is kept".to_owned(),
-            false => target.abandon(assembly.count() == 0),
-        };
+        let kept = target.abandon(assembly.count() == 0);
         ExtractError::Fetch { target: config.target.clone(), source, kept }
     })?;
     let mut path = Some(target.path().to_owned());
@@ -249,7 +246,7 @@ fn whole_tree(config: &Config) -> Option<PathBuf> {
 /// The file or device that the image becomes; for a tree, a spool.
 fn open_target(config: &Config, length: u64, id: IndexId) -> Result<Target, ExtractError> {
     if config.stdout {
-        return Ok(stdout::spool(length, id)?);
+        return Ok(stdout::spool(length)?);
     }
     let Some(tree) = &config.tree else {
         return Ok(Target::open(&config.target, length, id, config.target_options)?);

@@ -88,5 +88,6 @@ pub mod node;
 pub mod remote;
 pub mod source;
 pub mod state_dir;
+mod temporary;
 pub mod tree;
 pub mod verify;

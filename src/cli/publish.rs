@@ -219,10 +219,7 @@ struct Temporary(PathBuf);
 impl Temporary {
     fn new() -> anyhow::Result<Self> {
         use std::os::unix::fs::DirBuilderExt;
-        let usable = |dir: &PathBuf| dir.is_absolute() && dir.is_dir();
-        let named = ["TMPDIR", "TEMP", "TMP"].into_iter().filter_map(std::env::var_os).map(PathBuf::from).find(usable);
-        let parent = named.unwrap_or_else(|| "/var/tmp".into());
-        let path = parent.join(format!("caswarm-{:016x}.castr", crate::source::random()));
+        let path = crate::temporary::directory().join(format!("caswarm-{:016x}.castr", crate::source::random()));
         let made = std::fs::DirBuilder::new().mode(0o700).create(&path);
         made.with_context(|| format!("{}: a temporary store", path.display()))?;
         Ok(Self(path))
