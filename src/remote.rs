@@ -130,8 +130,9 @@ impl Remote {
             command.arg(place.map_or_else(|| "-".to_owned(), |place| quoted(&place.file())));
         }
         let (child, stdin, stdout) = start(command, &name)?;
-        let (reader, writer) = (BufReader::new(stdout), BufWriter::new(stdin));
-        let mut remote = Self { child, reader: Reader::new(reader, Some(PATIENCE)), writer: Writer::new(writer), name };
+        let writer = Writer::new(BufWriter::new(stdin));
+        let reader = Reader::new(BufReader::new(stdout), Some(PATIENCE)).beside(&writer);
+        let mut remote = Self { child, reader, writer, name };
         let greeted = remote.greet(wants).await;
         greeted.map_err(|error| remote.failed(error))?;
         Ok(remote)

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use crate::support::data::{assert_file_is, image, next_version};
 use crate::support::lan::wait_until;
@@ -93,6 +93,22 @@ fn an_index_and_what_is_missing_of_it_are_written_and_read_back() {
     let lacks = place.run(&["extract", "--no-lan", "--seed-output=no", &first, "x"]).failed();
     lacks.says(&["of the image's chunks", "sftp://"]);
     wait_until("no ssh is left", PATIENCE, || place.sshd.clients() == 0);
+}
+
+#[test]
+fn chunks_that_are_relied_on_become_young_again() {
+    if !require(&SSHD) {
+        return;
+    }
+    let place = Place::new();
+    place.run(&["make", &place.there("v1.caibx"), "v1"]).ok();
+    let old = SystemTime::now() - Duration::from_secs(3600);
+    for chunk in chunks(&place.path("there/default.castr")).keys() {
+        fs::File::options().write(true).open(chunk).unwrap().set_modified(old).unwrap();
+    }
+    place.run(&["make", &place.there("again.caibx"), "v1"]).ok();
+    let chunks = chunks(&place.path("there/default.castr"));
+    assert!(chunks.values().all(|written| *written > old + Duration::from_secs(60)));
 }
 
 #[test]

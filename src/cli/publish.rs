@@ -93,7 +93,7 @@ pub(super) async fn publish_files(args: Args, what: Output, location: &Location,
     let sent = futures::stream::iter(ids.iter().copied().map(|id| {
         let (read, path) = (read.clone(), format!("{store}/{}", chunk_path(&id, &suffix)));
         async move {
-            if sftp.has(&path).await? {
+            if sftp.renew(&path).await? {
                 return Ok::<u64, anyhow::Error>(0);
             }
             let found = tokio::task::spawn_blocking(move || read(id)).await??;

@@ -5,6 +5,7 @@
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
+use std::time::SystemTime;
 
 use bytes::{Bytes, BytesMut};
 use russh_sftp::client::RawSftpSession;
@@ -26,6 +27,9 @@ const PACKET: u32 = 300 << 10;
 
 /// The kinds of packets that a server sends: version, status, handle, data, name, attributes, extended reply.
 const ANSWERS: [u8; 7] = [2, 101, 102, 103, 104, 105, 201];
+
+/// What is younger need not be renewed, in seconds.
+const RENEWED: u32 = 60;
 
 /// How many files are open at once.
 const OPEN: usize = 16;
@@ -109,16 +113,28 @@ impl Sftp {
         read.map(|()| Some(file.freeze()))
     }
 
-    /// Whether there is a file that is not empty.
+    /// Whether there is a file that is not empty; if so it is from now on as young as one just written, so that who
+    /// removes what is old lets it stay. One that belongs to somebody else may keep its age.
     ///
     /// # Errors
     /// When the other side will not say.
-    pub async fn has(&self, path: &str) -> Result<bool, SourceError> {
-        match self.answer(self.session.stat(path)).await {
-            Ok(found) => Ok(found.attrs.size.is_none_or(|size| size > 0)),
-            Err(error) if is(&error, StatusCode::NoSuchFile) => Ok(false),
-            Err(error) => Err(self.failed(path, &error)),
+    pub async fn renew(&self, path: &str) -> Result<bool, SourceError> {
+        let found = match self.answer(self.session.stat(path)).await {
+            Ok(found) => found.attrs,
+            Err(error) if is(&error, StatusCode::NoSuchFile) => return Ok(false),
+            Err(error) => return Err(self.failed(path, &error)),
+        };
+        if found.size == Some(0) {
+            return Ok(false);
         }
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
+        // The protocol's time, which is of 32 bits, ends in 2106.
+        let now = u32::try_from(now).unwrap_or(u32::MAX);
+        if found.mtime.is_none_or(|written| now.saturating_sub(written) > RENEWED) {
+            let young = FileAttributes { atime: Some(now), mtime: Some(now), ..FileAttributes::empty() };
+            let _ = self.answer(self.session.setstat(path, young)).await;
+        }
+        Ok(true)
     }
 
     /// Removes a file. Returns whether it was there.
