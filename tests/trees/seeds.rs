@@ -92,6 +92,19 @@ fn a_seed_with_its_index_is_read_only_where_it_is_needed_and_cut_if_the_index_li
 }
 
 #[test]
+fn a_damaged_chunk_of_a_store_that_has_all_is_taken_from_elsewhere() {
+    let place = Place::new();
+    let _web = published(&place, &place.path("tree"));
+    let directories = fs::read_dir(place.path("default.castr")).unwrap().flatten();
+    let chunk = directories.flat_map(|directory| fs::read_dir(directory.path()).unwrap().flatten()).next().unwrap();
+    fs::remove_file(chunk.path()).unwrap();
+    fs::write(chunk.path(), "damaged").unwrap();
+    extract(&place, &["x.caidx", "out"]).failed();
+    extract(&place, &["--seed=tree", "--reflink=no", "x.caidx", "out"]).ok().says(&["asking others too"]);
+    assert!(same_archive(&place, "out"));
+}
+
+#[test]
 fn seeds_are_linked_where_a_whole_file_is_equal_and_only_if_asked() {
     if !require(&[Need::Root, Need::Program("casync")]) {
         return;
