@@ -16,7 +16,7 @@ use tokio::process::Child;
 use tokio::sync::{Semaphore, watch};
 
 use super::Place;
-use crate::source::{SourceError, random};
+use crate::source::{SourceError, compressed_suffix, random};
 
 /// How much is read, and written, with one request: what every server takes.
 const READ: u32 = 255 << 10;
@@ -170,7 +170,7 @@ impl Sftp {
     /// When it cannot be written; nothing has its name then that had not before.
     pub async fn write(&self, path: &str, bytes: &[u8]) -> Result<(), SourceError> {
         let _one = self.files.acquire().await;
-        let temporary = format!("{path}.{:016x}.tmp", random());
+        let temporary = temporary_name(path);
         let flags = OpenFlags::WRITE | OpenFlags::CREATE | OpenFlags::EXCLUDE;
         let opened = self.answer(self.session.open(&temporary, flags, FileAttributes::empty())).await;
         let handle = opened.map_err(|error| self.failed(&temporary, &error))?.handle;
@@ -293,6 +293,12 @@ impl<R: AsyncRead + Unpin> AsyncRead for Bounded<R> {
     }
 }
 
+/// As casync names it, so that a gc there knows it for what it is: a chunk's has no suffix before the number.
+fn temporary_name(path: &str) -> String {
+    let suffix = compressed_suffix();
+    format!("{}.{:016x}.tmp", path.strip_suffix(suffix.as_str()).unwrap_or(path), random())
+}
+
 fn is(error: &Error, code: StatusCode) -> bool {
     matches!(error, Error::Status(status) if status.status_code == code)
 }
@@ -300,6 +306,23 @@ fn is(error: &Error, code: StatusCode) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::source::chunk_path;
+    use crate::source::local_store::{FileKind, LocalStore};
+
+    #[test]
+    fn a_chunk_that_was_left_half_written_is_a_leftover_to_a_gc_there() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = LocalStore::open_or_create(dir.path()).unwrap();
+        for suffix in [compressed_suffix(), String::new()] {
+            let name = temporary_name(&chunk_path(&proto::ChunkId([0xab; 32]), &suffix));
+            let path = dir.path().join(&name);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(&path, "half").unwrap();
+            let files = store.files("abab").unwrap();
+            assert!(files.iter().any(|file| name.ends_with(&file.name)), "{name}");
+            assert!(files.iter().all(|file| file.kind == FileKind::Temporary));
+        }
+    }
 
     #[test]
     fn a_length_that_no_packet_has_is_found_wherever_it_is_cut() {
