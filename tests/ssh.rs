@@ -107,15 +107,19 @@ fn either_pushes_to_either_and_only_what_is_missing_and_either_extracts_it() {
             chunks(store).into_iter().map(|chunk| chunk.file_name().unwrap().to_owned()).collect()
         };
         assert_eq!(names(&store), names(&place.path("default.castr")), "{client:?} to {server:?}");
-        // What is there already is not sent again: it could not be, it is made unreadable in its place.
+        // What is there already is not written again, and by us not sent.
         let before = chunks(&store);
         let times = |chunks: &BTreeSet<PathBuf>| -> Vec<_> {
             chunks.iter().map(|chunk| fs::metadata(chunk).unwrap().modified().unwrap()).collect()
         };
         let written = times(&before);
-        place.run(client, server, &["make", &second, "v2"]).ok();
+        let made = place.run(client, server, &["make", "--verbose", &second, "v2"]).ok();
         assert_eq!(times(&before), written);
-        assert!(chunks(&store).len() > before.len());
+        let new = chunks(&store).len() - before.len();
+        assert!(new > 0);
+        if client == Ours {
+            made.says(&[&format!(" pushed={new} ")]);
+        }
         for (reader, writer) in PAIRS {
             place.run(reader, writer, &["extract", &second, "out"]).ok();
             assert_file_is(&place.path("out"), &fs::read(place.path("v2")).unwrap());
