@@ -88,6 +88,7 @@ fn an_index_and_what_is_missing_of_it_are_written_and_read_back() {
 
     place.run(&["extract", "--no-lan", &place.there("no.caibx"), "x"]).failed().says(&["no.caibx", "no index"]);
     place.run(&["make", &place.there("no/dir/v1.caibx"), "v1"]).failed().says(&["no/dir"]);
+    place.run(&["make", "--compression=none", &first, "v1"]).failed().says(&["--compression"]);
     place.run(&["make", &first, "v1", "--store=here.castr"]).failed().says(&["here.castr"]);
     before.keys().take(5).for_each(|chunk| fs::remove_file(chunk).unwrap());
     let lacks = place.run(&["extract", "--no-lan", "--seed-output=no", &first, "x"]).failed();

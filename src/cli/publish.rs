@@ -74,6 +74,9 @@ async fn push_id(index: &Place, line: String) -> Result<(), SourceError> {
 
 /// Makes what was asked for and writes it, file by file, to a machine that has nothing but SFTP.
 pub(super) async fn publish_files(args: Args, what: Output, location: &Location, place: Place) -> anyhow::Result<Exit> {
+    if args.compression == Encoding::Plain {
+        bail!("{location}: by SFTP and HTTP only compressed chunks are read; use another --compression");
+    }
     let sftp = Sftp::connect(&place).await?;
     if what == Output::Archive {
         bail!("{location}: an archive is made here and copied; its index can be made there");
@@ -89,7 +92,7 @@ pub(super) async fn publish_files(args: Args, what: Output, location: &Location,
     let Ready { made, bytes, ids, read, .. } = &ready(&args, what).await?;
     sftp.make_directory(&store.path).await?;
     let (sftp, store) = (&sftp, &store.path);
-    let suffix = if args.compression == Encoding::Plain { String::new() } else { compressed_suffix() };
+    let suffix = compressed_suffix();
     let sent = futures::stream::iter(ids.iter().copied().map(|id| {
         let (read, path) = (read.clone(), format!("{store}/{}", chunk_path(&id, &suffix)));
         async move {
