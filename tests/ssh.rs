@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -17,7 +18,7 @@ use crate::support::lan::wait_until;
 use crate::support::process::PATIENCE;
 use crate::support::published::Published;
 use crate::support::sshd::{SSHD, Sshd, script};
-use crate::support::{Need, Ran, caswarm, require, run};
+use crate::support::{Need, Process, Ran, caswarm, require, run};
 
 struct Place {
     dir: tempfile::TempDir,
@@ -155,6 +156,40 @@ fn an_id_that_was_there_names_no_other_index_afterwards() {
         place.run(Ours, server, &["make", &index, "v1"]).failed();
         assert_file_is(&place.path("there/os.caibx"), &before);
     }
+}
+
+#[test]
+fn a_pipe_can_be_made_from_and_who_is_stopped_leaves_no_temporary_store() {
+    if !require(&needs()) {
+        return;
+    }
+    let place = Place::new();
+    let stores = || {
+        let names = fs::read_dir(place.dir.path()).unwrap().flatten().map(|file| file.file_name());
+        names.filter(|name| name.to_string_lossy().ends_with(".castr")).count()
+    };
+    run(Command::new("mkfifo").arg(place.path("pipe"))).ok();
+    let make = || Process::spawn(&mut place.command(Ours, Ours, &["make", &place.there("p.caibx"), "pipe"]));
+    let image = fs::read(place.path("v1")).unwrap();
+
+    let making = make();
+    let mut pipe = fs::File::options().write(true).open(place.path("pipe")).unwrap();
+    pipe.write_all(&image).unwrap();
+    drop(pipe);
+    making.wait(PATIENCE).ok();
+    place.run(Ours, Ours, &["extract", &place.there("p.caibx"), "out"]).ok();
+    assert_file_is(&place.path("out"), &image);
+    assert_eq!(stores(), 0);
+
+    let mut making = make();
+    let mut pipe = fs::File::options().write(true).open(place.path("pipe")).unwrap();
+    pipe.write_all(&image[..1_000_000]).unwrap();
+    wait_until("chunks are stored", PATIENCE, || stores() == 1);
+    assert!(making.is_running());
+    making.signal(rustix::process::Signal::TERM);
+    assert_eq!(making.wait(PATIENCE).status.code(), Some(143));
+    assert_eq!(stores(), 0);
+    drop(pipe);
 }
 
 #[test]

@@ -5,11 +5,11 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, bail};
 use clap::ArgAction;
 
-use super::Global;
-use super::parse_boolean;
 use super::publish::{publish, publish_files};
+use super::signals::Signals;
 use super::trees::TreeArgs;
 use super::values::{What, parse_digest, parse_what};
+use super::{Global, parse_boolean};
 use crate::chunk::Encoding;
 use crate::exit::Exit;
 use crate::format::chunk_sizes::ChunkSizes;
@@ -90,10 +90,10 @@ pub async fn run(args: Args, _global: &Global) -> anyhow::Result<Exit> {
     let what = what(&args.index, &args.image, args.what)?;
     let location = Location::parse(&args.index.to_string_lossy());
     if let Some(place) = Place::of(&location, "ssh") {
-        return publish(args, what, &location, place?).await;
+        return unless_stopped(publish(args, what, &location, place?)).await;
     }
     if let Some(place) = Place::of(&location, "sftp") {
-        return publish_files(args, what, &location, place?).await;
+        return unless_stopped(publish_files(args, what, &location, place?)).await;
     }
     if matches!(location, Location::Url(_)) {
         bail!(
@@ -127,6 +127,18 @@ pub async fn run(args: Args, _global: &Global) -> anyhow::Result<Exit> {
     tracing::info!(index = %made.index, chunks = made.chunks, new = made.stored, bytes = made.length, "made");
     println!("{}", made.stream);
     Ok(Exit::Ok)
+}
+
+/// Ends it orderly on a signal: what it has in temporary places is removed.
+async fn unless_stopped(work: impl Future<Output = anyhow::Result<Exit>>) -> anyhow::Result<Exit> {
+    let mut signals = Signals::listen();
+    tokio::select! {
+        done = work => done,
+        signal = signals.next() => {
+            eprintln!("caswarm: stopped");
+            Ok(signal)
+        }
+    }
 }
 
 fn what(output: &Path, input: &Path, said: Option<What>) -> anyhow::Result<Output> {

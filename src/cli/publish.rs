@@ -2,7 +2,7 @@
 //! compressed; a tree's chunks, and those of standard input, go through a temporary store.
 
 use std::collections::BTreeSet;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{DirBuilderExt, FileExt, FileTypeExt};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -51,8 +51,8 @@ pub(super) async fn publish(args: Args, what: Output, location: &Location, place
     if !store_place.same_host(&place) {
         bail!("{store}: is on another machine than {location}, and one connection speaks with one of them");
     }
-    let threads = args.threads();
-    let Ready { made, bytes, rows, read, .. } = ready(&args, what).await?;
+    let (threads, temporary) = (args.threads(), temporary(what, &args)?);
+    let Ready { made, bytes, rows, read, .. } = ready(&args, what, temporary.as_ref()).await?;
     // An .id that stayed would have machines keep the image that it names. It cannot be removed this way, but be made to
     // name nothing.
     push_id(&place, "\n".to_owned()).await?;
@@ -89,7 +89,8 @@ pub(super) async fn publish_files(args: Args, what: Output, location: &Location,
         Some(found) if found.as_ref().is_ok_and(|found| found.same_host(&place)) => found?,
         _ => bail!("{store}: the store of a remote index has to be on the same machine, by the same way"),
     };
-    let Ready { made, bytes, ids, read, .. } = &ready(&args, what).await?;
+    let temporary = temporary(what, &args)?;
+    let Ready { made, bytes, ids, read, .. } = &ready(&args, what, temporary.as_ref()).await?;
     sftp.make_directory(&store.path).await?;
     let (sftp, store) = (&sftp, &store.path);
     let suffix = compressed_suffix();
@@ -129,10 +130,9 @@ struct Ready {
 }
 
 /// Makes the index. Of an image, chunks are read a second time later; others wait in a temporary store.
-async fn ready(args: &Args, what: Output) -> anyhow::Result<Ready> {
-    let threads = args.threads();
-    let (image, temporary) = (args.image.clone(), temporary(what, args)?);
-    let store = temporary.as_ref().map(|dir| LocalStore::open(dir.path())).transpose()?;
+async fn ready(args: &Args, what: Output, temporary: Option<&Temporary>) -> anyhow::Result<Ready> {
+    let (image, threads) = (args.image.clone(), args.threads());
+    let store = temporary.map(|dir| LocalStore::open(dir.path())).transpose()?;
     let (encoding, digest) = (args.compression, args.digest);
     let plan = Plan { store: store.clone(), sizes: args.chunk_size, digest, encoding, threads };
     let settings = args.settings();
@@ -147,11 +147,7 @@ async fn ready(args: &Args, what: Output) -> anyhow::Result<Ready> {
     let ids = index.chunks.iter().map(|chunk| chunk.id).collect();
     let rows = index.chunks.len();
     let read: Arc<push::Read> = match store {
-        // The store stays as long as somebody may read from it.
-        Some(store) => Arc::new(move |id| {
-            let _stays = &temporary;
-            store.get(id)
-        }),
+        Some(store) => Arc::new(move |id| store.get(id)),
         None => again(args.image.clone(), &index, encoding)?,
     };
     Ok(Ready { made, bytes, rows, ids, read })
@@ -159,7 +155,8 @@ async fn ready(args: &Args, what: Output) -> anyhow::Result<Ready> {
 
 /// Where chunks wait that cannot be read a second time.
 fn temporary(what: Output, args: &Args) -> anyhow::Result<Option<Temporary>> {
-    if what == Output::Image && args.image.as_os_str() != "-" {
+    let again = |found: std::fs::Metadata| found.is_file() || found.file_type().is_block_device();
+    if what == Output::Image && args.image.as_os_str() != "-" && std::fs::metadata(&args.image).is_ok_and(again) {
         return Ok(None);
     }
     Temporary::new().map(Some)
@@ -221,7 +218,6 @@ struct Temporary(PathBuf);
 
 impl Temporary {
     fn new() -> anyhow::Result<Self> {
-        use std::os::unix::fs::DirBuilderExt;
         let path = crate::temporary::directory().join(format!("caswarm-{:016x}.castr", crate::source::random()));
         let made = std::fs::DirBuilder::new().mode(0o700).create(&path);
         made.with_context(|| format!("{}: a temporary store", path.display()))?;
@@ -235,6 +231,12 @@ impl Temporary {
 
 impl Drop for Temporary {
     fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
+        // Whoever is still writing into it makes that fail, and finds no directory to write into the next time.
+        for _ in 0..100 {
+            match std::fs::remove_dir_all(&self.0) {
+                Err(error) if error.kind() == std::io::ErrorKind::DirectoryNotEmpty => {}
+                _ => return,
+            }
+        }
     }
 }
