@@ -175,8 +175,9 @@ pub async fn run(
 
     let follower = match &config.tree {
         None if config.stdout => {
-            Some(tree::Follower::start(file.index.clone(), assembly.clone(), |source, _| stdout::write(source)))
-                .transpose()
+            let started =
+                tree::Follower::start(file.index.clone(), assembly.clone(), |source, _| stdout::write(source));
+            Some(started.map(|(follower, ending)| (follower.detached(), ending))).transpose()
         }
         tree => tree.as_ref().map(|tree| tree::follow(tree, &file.index, &assembly, origins.clone())).transpose(),
     };
