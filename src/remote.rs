@@ -196,6 +196,10 @@ fn failed(name: &str, error: LinkError) -> SourceError {
 
 /// As the other side's shell wants it, which ssh hands the words joined by spaces.
 fn quoted(word: &str) -> String {
+    // What is before the slash is the shell's to replace.
+    if let Some(rest) = word.strip_prefix("~/") {
+        return format!("~/{}", if rest.is_empty() { String::new() } else { quoted(rest) });
+    }
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"/._-+=:,@%~".contains(&byte);
     match word.bytes().all(plain) && !word.starts_with('~') && !word.is_empty() {
         true => word.to_owned(),
@@ -237,5 +241,8 @@ mod tests {
         assert_eq!(quoted("/srv/os-1.0.caibx"), "/srv/os-1.0.caibx");
         assert_eq!(quoted("/srv/it's; here"), r"'/srv/it'\''s; here'");
         assert_eq!(quoted("$(x)"), "'$(x)'");
+        assert_eq!(quoted("~/os.caibx"), "~/os.caibx");
+        assert_eq!(quoted("~/my images/os.caibx"), "~/'my images/os.caibx'");
+        assert_eq!(quoted("~root/os.caibx"), "'~root/os.caibx'");
     }
 }
