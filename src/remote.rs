@@ -15,11 +15,13 @@ pub mod sftp;
 use std::process::Stdio;
 use std::time::Duration;
 
+use bytes::Bytes;
 use tokio::io::{BufReader, BufWriter};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 
-use crate::source::SourceError;
+use crate::chunk::{Encoded, Encoding};
 use crate::source::location::Location;
+use crate::source::{SourceError, detect};
 use link::{LinkError, Reader, Writer};
 use message::{Message, services};
 
@@ -182,6 +184,12 @@ pub(crate) fn start(mut command: Command, name: &str) -> Result<(Child, ChildStd
         (Some(stdin), Some(stdout)) => Ok((child, stdin, stdout)),
         _ => Err(SourceError::refused(name, "ssh has no pipes")),
     }
+}
+
+/// A chunk as it came; `None` if it is said to be compressed and is not by any means known.
+fn encoded(compressed: bool, bytes: Bytes) -> Option<Encoded> {
+    let encoding = if compressed { detect(&bytes)? } else { Encoding::Plain };
+    Some(Encoded { encoding, bytes })
 }
 
 /// What went wrong with a place: what may pass, and what will not.

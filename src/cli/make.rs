@@ -9,7 +9,7 @@ use super::publish::{publish, publish_files};
 use super::signals::Signals;
 use super::trees::TreeArgs;
 use super::values::{What, parse_digest, parse_what};
-use super::{Global, parse_boolean};
+use super::{Global, cores, parse_boolean};
 use crate::chunk::Encoding;
 use crate::exit::Exit;
 use crate::format::chunk_sizes::ChunkSizes;
@@ -69,7 +69,6 @@ pub(super) enum Output {
 impl Args {
     /// How many threads compress.
     pub(super) fn threads(&self) -> usize {
-        let cores = || std::thread::available_parallelism().map_or(1, usize::from);
         self.threads.filter(|&threads| threads > 0).unwrap_or_else(cores)
     }
 

@@ -117,7 +117,7 @@ pub async fn index(
         // It only ends by itself when something is wrong; what the other side said may tell more.
         futures::future::Either::Right((Err(error), listen)) => {
             let said = tokio::time::timeout(super::ENDING, listen).await;
-            return Err(said.ok().and_then(Result::err).filter(|_| is_broken_pipe(&error)).unwrap_or(error));
+            return Err(said.ok().and_then(Result::err).filter(|_| may_pass(&error)).unwrap_or(error));
         }
         futures::future::Either::Right((Ok(pushed), listen)) => {
             listen.await?;
@@ -177,6 +177,6 @@ async fn finish(remote: Remote) -> Result<(), SourceError> {
     }
 }
 
-fn is_broken_pipe(error: &SourceError) -> bool {
+fn may_pass(error: &SourceError) -> bool {
     matches!(error, SourceError::Unavailable { .. })
 }
