@@ -155,6 +155,11 @@ impl Command {
     }
 }
 
+/// How many threads work where nobody says how many.
+fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
+
 #[cfg(test)]
 mod tests {
     use clap::CommandFactory;

@@ -31,6 +31,7 @@ use proto::IndexId;
 use roaring::RoaringBitmap;
 use tokio::sync::mpsc;
 
+use crate::browse::BrowseError;
 use crate::browse::indexed::Indexed;
 use crate::chunk::Chunk;
 use crate::format::layout::Layout;
@@ -117,9 +118,10 @@ pub async fn run(
     let file = index_file::load(&config.index, config.index_id, network, http).await?;
     let layout = Arc::new(Layout::of(&file.index));
     progress.set_total(layout.total());
-    let stores = sources::open_stores(&config.sources, &config.index, &layout, http)?;
+    let mut stores = sources::open_stores(&config.sources, &config.index, &layout, http)?;
     let directory = whole_tree(&config);
-    if config.stdout && tree::all_local(&file.index, &stores.local) {
+    // A damaged chunk is found out only on the way, and what went out cannot be taken back: neighbours would have it.
+    if config.stdout && !config.sources.neighbours && tree::all_local(&file.index, &stores.local) {
         let whole = Indexed::new(file.index.clone(), stores, config.index.to_string()).sequential();
         blocking(move || stdout::write(Box::new(whole))).await??;
         progress.add_image(progress::Place::Store, layout.total());
@@ -132,14 +134,22 @@ pub async fn run(
     // What is to be shared with seeds has to be looked for there, whoever else has it.
     let share = config.tree.as_ref().is_some_and(|tree| origins.is_some() && (tree.hardlink || !tree.seeds.is_empty()));
     if let Some(target) = config.tree.clone().filter(|_| !share && tree::all_local(&file.index, &stores.local)) {
-        let unpacked = tree::unpack_local(file.index.clone(), stores, config.index.to_string(), target).await?;
-        progress.add_image(progress::Place::Store, layout.total());
-        let index = (file.id, file.whence, file.bytes.len() as u64);
-        let nothing = NetworkReport::default();
-        let report = Report::new(config.target, index, layout.count(), &progress, nothing, started.elapsed());
-        let path = directory.filter(|_| unpacked.complaints_total == 0);
-        let finished = Finished { path, index_id: file.id, index: file.bytes, linger: None };
-        return Ok((report.with_tree(unpacked), finished));
+        match tree::unpack_local(file.index.clone(), stores, config.index.to_string(), target).await {
+            Err(ExtractError::Tree(tree::TreeError::Archive(error @ BrowseError::Missing { .. }))) => {
+                tracing::warn!("{error}; asking others too");
+                stores = sources::open_stores(&config.sources, &config.index, &layout, http)?;
+            }
+            unpacked => {
+                let unpacked = unpacked?;
+                progress.add_image(progress::Place::Store, layout.total());
+                let index = (file.id, file.whence, file.bytes.len() as u64);
+                let nothing = NetworkReport::default();
+                let report = Report::new(config.target, index, layout.count(), &progress, nothing, started.elapsed());
+                let path = directory.filter(|_| unpacked.complaints_total == 0);
+                let finished = Finished { path, index_id: file.id, index: file.bytes, linger: None };
+                return Ok((report.with_tree(unpacked), finished));
+            }
+        }
     }
 
     let (opened, length, id) = (config.clone(), layout.total(), file.id);
@@ -165,8 +175,9 @@ pub async fn run(
 
     let follower = match &config.tree {
         None if config.stdout => {
-            Some(tree::Follower::start(file.index.clone(), assembly.clone(), |source, _| stdout::write(source)))
-                .transpose()
+            let started =
+                tree::Follower::start(file.index.clone(), assembly.clone(), |source, _| stdout::write(source));
+            Some(started.map(|(follower, ending)| (follower.detached(), ending))).transpose()
         }
         tree => tree.as_ref().map(|tree| tree::follow(tree, &file.index, &assembly, origins.clone())).transpose(),
     };
@@ -210,10 +221,7 @@ pub async fn run(
     let written = blocking(move || workers.finish()).await?;
     written.map_err(|error| target.error("writing the image", error))?;
     let report = whole(&assembly, fetched).map_err(|source| {
-        let kept = match config.stdout {
-            true => "nothing is kept".to_owned(),
-            false => target.abandon(assembly.count() == 0),
-        };
+        let kept = target.abandon(assembly.count() == 0);
         ExtractError::Fetch { target: config.target.clone(), source, kept }
     })?;
     let mut path = Some(target.path().to_owned());
@@ -249,7 +257,7 @@ fn whole_tree(config: &Config) -> Option<PathBuf> {
 /// The file or device that the image becomes; for a tree, a spool.
 fn open_target(config: &Config, length: u64, id: IndexId) -> Result<Target, ExtractError> {
     if config.stdout {
-        return Ok(stdout::spool(length, id)?);
+        return Ok(stdout::spool(length)?);
     }
     let Some(tree) = &config.tree else {
         return Ok(Target::open(&config.target, length, id, config.target_options)?);

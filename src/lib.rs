@@ -17,10 +17,10 @@
 //!   [`format::archive`] (`.catar`).
 //! - [`chunk`]: bytes as found, and bytes that were verified.
 //! - [`source`]: what yields chunks: [`source::local_store`] (`.castr`), [`source::seed`] (chunks inside local files),
-//!   [`source::http_store`] over [`source::http`], [`source::ssh_store`] over [`remote`], each a
-//!   [`source::remote_store`], several of them as [`source::origin_stores`]; [`source::location`] says where something
-//!   is, as typed.
-//! - [`remote`]: casync's protocol over ssh, both sides of it.
+//!   [`source::http_store`] over [`source::http`], [`source::ssh_store`] over [`remote`] and [`source::sftp_store`] over
+//!   [`remote::sftp`], each a [`source::remote_store`], several of them as [`source::origin_stores`];
+//!   [`source::location`] says where something is, as typed.
+//! - [`remote`]: casync's protocol over ssh, both sides of it; SFTP, the asking side.
 //! - [`tree`]: trees of files: [`tree::walk`] reads one, [`tree::archiver`] serialises it, [`tree::unpack`] writes one.
 //! - [`make`](mod@make): a file, device or tree becomes an index and chunks in a store, or a tree its archive; pipeline, input,
 //!   output and the sizes of file systems on devices are its parts.
@@ -88,5 +88,6 @@ pub mod node;
 pub mod remote;
 pub mod source;
 pub mod state_dir;
+mod temporary;
 pub mod tree;
 pub mod verify;

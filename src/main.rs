@@ -3,8 +3,8 @@
 use std::ffi::OsString;
 use std::process::ExitCode;
 
-use caswarm::cli::casync::{Said, is_casync, translate};
-use caswarm::cli::{Cli, parse_boolean};
+use caswarm::cli::Cli;
+use caswarm::cli::casync::{Environment, Said, is_casync, translate};
 use caswarm::exit::Exit;
 use clap::Parser;
 
@@ -18,8 +18,7 @@ fn main() -> ExitCode {
     if !is_casync(&program) && !called {
         return run("caswarm", [program].into_iter().chain(arguments)).into();
     }
-    let verbose = std::env::var("CASYNC_VERBOSE").is_ok_and(|word| parse_boolean(&word).unwrap_or(false));
-    let done = match translate(arguments, verbose) {
+    let done = match translate(arguments, Environment::of_this_process()) {
         Ok(Said::Run(line)) => run("casync", line),
         Ok(Said::Print(text)) => {
             print!("{text}");

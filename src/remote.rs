@@ -15,11 +15,13 @@ pub mod sftp;
 use std::process::Stdio;
 use std::time::Duration;
 
+use bytes::Bytes;
 use tokio::io::{BufReader, BufWriter};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 
-use crate::source::SourceError;
+use crate::chunk::{Encoded, Encoding};
 use crate::source::location::Location;
+use crate::source::{SourceError, detect};
 use link::{LinkError, Reader, Writer};
 use message::{Message, services};
 
@@ -130,8 +132,9 @@ impl Remote {
             command.arg(place.map_or_else(|| "-".to_owned(), |place| quoted(&place.file())));
         }
         let (child, stdin, stdout) = start(command, &name)?;
-        let (reader, writer) = (BufReader::new(stdout), BufWriter::new(stdin));
-        let mut remote = Self { child, reader: Reader::new(reader, Some(PATIENCE)), writer: Writer::new(writer), name };
+        let writer = Writer::new(BufWriter::new(stdin));
+        let reader = Reader::new(BufReader::new(stdout), Some(PATIENCE)).beside(&writer);
+        let mut remote = Self { child, reader, writer, name };
         let greeted = remote.greet(wants).await;
         greeted.map_err(|error| remote.failed(error))?;
         Ok(remote)
@@ -183,6 +186,12 @@ pub(crate) fn start(mut command: Command, name: &str) -> Result<(Child, ChildStd
     }
 }
 
+/// A chunk as it came; `None` if it is said to be compressed and is not by any means known.
+fn encoded(compressed: bool, bytes: Bytes) -> Option<Encoded> {
+    let encoding = if compressed { detect(&bytes)? } else { Encoding::Plain };
+    Some(Encoded { encoding, bytes })
+}
+
 /// What went wrong with a place: what may pass, and what will not.
 fn failed(name: &str, error: LinkError) -> SourceError {
     match error {
@@ -195,6 +204,10 @@ fn failed(name: &str, error: LinkError) -> SourceError {
 
 /// As the other side's shell wants it, which ssh hands the words joined by spaces.
 fn quoted(word: &str) -> String {
+    // What is before the slash is the shell's to replace.
+    if let Some(rest) = word.strip_prefix("~/") {
+        return format!("~/{}", if rest.is_empty() { String::new() } else { quoted(rest) });
+    }
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"/._-+=:,@%~".contains(&byte);
     match word.bytes().all(plain) && !word.starts_with('~') && !word.is_empty() {
         true => word.to_owned(),
@@ -236,5 +249,8 @@ mod tests {
         assert_eq!(quoted("/srv/os-1.0.caibx"), "/srv/os-1.0.caibx");
         assert_eq!(quoted("/srv/it's; here"), r"'/srv/it'\''s; here'");
         assert_eq!(quoted("$(x)"), "'$(x)'");
+        assert_eq!(quoted("~/os.caibx"), "~/os.caibx");
+        assert_eq!(quoted("~/my images/os.caibx"), "~/'my images/os.caibx'");
+        assert_eq!(quoted("~root/os.caibx"), "'~root/os.caibx'");
     }
 }

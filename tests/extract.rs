@@ -7,10 +7,11 @@ pub mod web;
 
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::PathBuf;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use crate::support::data::{assert_file_is, image, next_version};
+use crate::support::lan::wait_until;
 use crate::support::process::PATIENCE;
 use crate::support::{Need, Process, Ran, caswarm, require, run};
 use web::{Fault, Web};
@@ -386,4 +387,24 @@ fn exit_codes_tell_usage_from_failure() {
     assert_eq!(place.extract(&["--reflink=perhaps", "v1.caibx", "out.img"]).status.code(), Some(2));
     assert_eq!(place.extract(&["absent.caibx", "out.img"]).status.code(), Some(1));
     assert_eq!(run(place.caswarm().arg("--version")).status.code(), Some(0));
+}
+
+#[test]
+fn who_is_stopped_while_nobody_reads_standard_output_ends() {
+    let place = Place::new(3_000_000);
+    let web = Web::serve(place.dir.path());
+    let mut command = place.caswarm();
+    command.args(["extract", "--no-lan", &web.url("v1.caibx"), "-"]).current_dir(place.dir.path());
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+    let pipe = child.stdout.take().unwrap();
+    wait_until("the pipe is full", PATIENCE, || rustix::io::ioctl_fionread(&pipe).unwrap() > 50_000);
+    let pid = rustix::process::Pid::from_child(&child);
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+    let mut ended = None;
+    wait_until("it has ended", PATIENCE, || {
+        ended = child.try_wait().unwrap();
+        ended.is_some()
+    });
+    assert_eq!(ended.unwrap().code(), Some(143));
+    drop(pipe);
 }

@@ -273,17 +273,28 @@ fn several_writers_and_a_gc_at_once_leave_every_finished_index_whole() {
         return;
     }
     let place = Place::new();
-    fs::remove_file(place.path("v1.caibx")).unwrap();
+    let [v1, v2] = ["v1", "v2"].map(|name| fs::read(place.path(name)).unwrap());
+    fs::write(place.path("v3"), next_version(&v1, 45, 0.3, 6)).unwrap();
+    fs::write(place.path("v4"), next_version(&v2, 46, 0.3, 6)).unwrap();
+    fs::write(place.path("v5"), image(47, 500_000)).unwrap();
+    // What each of these has of its own goes when its index names the other, and has to be there when it is back.
+    place.run(&["make", "a.caibx", "v3"]).ok();
+    place.run(&["make", "b.caibx", "v4"]).ok();
+    // Some that no index needs are there for certain.
+    place.run(&["make", "old.caibx", "v5"]).ok();
+    fs::remove_file(place.path("old.caibx")).unwrap();
+    let mut removed = 0;
     std::thread::scope(|scope| {
-        let ours = |name: &'static str, of: &'static str| {
+        let ours = |name: &'static str, images: [&'static str; 2]| {
             let place = &place;
             scope.spawn(move || {
-                for _ in 0..4 {
-                    place.run(&["make", &format!("{name}.caibx"), of]).ok();
+                for image in [images, images].concat() {
+                    place.run(&["make", &format!("{name}.caibx"), image]).ok();
                 }
             })
         };
-        let mut writers = vec![ours("a", "v1"), ours("b", "v2")];
+        let mut writers = vec![ours("a", ["v4", "v3"]), ours("b", ["v3", "v4"])];
+        // It knows of no lock: safe from a gc without grace is what it makes of chunks that others need.
         writers.push(scope.spawn(|| {
             for number in 0..4 {
                 let mut casync = Command::new("casync");
@@ -291,11 +302,18 @@ fn several_writers_and_a_gc_at_once_leave_every_finished_index_whole() {
                 run(casync.args(["make", "--store=default.castr", &index, "v1"]).current_dir(place.0.path())).ok();
             }
         }));
-        while !writers.iter().all(std::thread::ScopedJoinHandle::is_finished) {
-            place.run(&["gc", "v2.caibx"]).ok();
+        loop {
+            let over = writers.iter().all(std::thread::ScopedJoinHandle::is_finished);
+            let ran = place.run(&["gc", "-v", "--grace=0", "v1.caibx", "v2.caibx", "a.caibx", "b.caibx"]).ok();
+            let (_, said) = ran.stdout.rsplit_once("Removed ").unwrap();
+            removed += said.split(' ').next().unwrap().parse::<usize>().unwrap();
+            if over {
+                break;
+            }
         }
     });
-    for (index, image) in [("a", "v1"), ("b", "v2"), ("c3", "v1"), ("v2", "v2")] {
+    assert!(removed > 0);
+    for (index, image) in [("a", "v3"), ("b", "v4"), ("c3", "v1"), ("v2", "v2")] {
         place.run(&["extract", "--no-lan", "--seed-output=no", &format!("{index}.caibx"), "out"]).ok();
         assert!(fs::read(place.path("out")).unwrap() == fs::read(place.path(image)).unwrap(), "{index}");
         fs::remove_file(place.path("out")).unwrap();

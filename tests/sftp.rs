@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use crate::support::data::{assert_file_is, image, next_version};
 use crate::support::lan::wait_until;
@@ -88,11 +88,54 @@ fn an_index_and_what_is_missing_of_it_are_written_and_read_back() {
 
     place.run(&["extract", "--no-lan", &place.there("no.caibx"), "x"]).failed().says(&["no.caibx", "no index"]);
     place.run(&["make", &place.there("no/dir/v1.caibx"), "v1"]).failed().says(&["no/dir"]);
+    place.run(&["make", "--compression=none", &first, "v1"]).failed().says(&["--compression"]);
     place.run(&["make", &first, "v1", "--store=here.castr"]).failed().says(&["here.castr"]);
     before.keys().take(5).for_each(|chunk| fs::remove_file(chunk).unwrap());
     let lacks = place.run(&["extract", "--no-lan", "--seed-output=no", &first, "x"]).failed();
     lacks.says(&["of the image's chunks", "sftp://"]);
     wait_until("no ssh is left", PATIENCE, || place.sshd.clients() == 0);
+}
+
+#[test]
+fn chunks_that_are_relied_on_become_young_again() {
+    if !require(&SSHD) {
+        return;
+    }
+    let place = Place::new();
+    place.run(&["make", &place.there("v1.caibx"), "v1"]).ok();
+    let old = SystemTime::now() - Duration::from_secs(3600);
+    for chunk in chunks(&place.path("there/default.castr")).keys() {
+        fs::File::options().write(true).open(chunk).unwrap().set_modified(old).unwrap();
+    }
+    place.run(&["make", &place.there("again.caibx"), "v1"]).ok();
+    let chunks = chunks(&place.path("there/default.castr"));
+    assert!(chunks.values().all(|written| *written > old + Duration::from_secs(60)));
+}
+
+#[test]
+fn an_id_beside_never_names_another_index() {
+    if !require(&SSHD) {
+        return;
+    }
+    let place = Place::new();
+    let index = place.there("os.caibx");
+    let named = || {
+        let id = fs::read_to_string(place.path("there/os.caibx.id")).unwrap();
+        let index = fs::read(place.path("there/os.caibx")).unwrap();
+        id.trim() == caswarm::format::index::Index::index_id(&index).to_string()
+    };
+    place.run(&["make", "--id=no", &index, "v1"]).ok();
+    assert!(!place.path("there/os.caibx.id").exists());
+    place.run(&["make", &index, "v1"]).ok();
+    assert!(named());
+    place.run(&["make", "--id=no", &index, "v2"]).ok();
+    assert!(named());
+    // Where it cannot be removed, the index stays as it was.
+    fs::remove_file(place.path("there/os.caibx.id")).unwrap();
+    fs::create_dir(place.path("there/os.caibx.id")).unwrap();
+    let before = fs::read(place.path("there/os.caibx")).unwrap();
+    place.run(&["make", &index, "v1"]).failed().says(&["os.caibx.id"]);
+    assert_file_is(&place.path("there/os.caibx"), &before);
 }
 
 #[test]

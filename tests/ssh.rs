@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -17,7 +18,7 @@ use crate::support::lan::wait_until;
 use crate::support::process::PATIENCE;
 use crate::support::published::Published;
 use crate::support::sshd::{SSHD, Sshd, script};
-use crate::support::{Need, Ran, caswarm, require, run};
+use crate::support::{Need, Process, Ran, caswarm, require, run};
 
 struct Place {
     dir: tempfile::TempDir,
@@ -107,15 +108,19 @@ fn either_pushes_to_either_and_only_what_is_missing_and_either_extracts_it() {
             chunks(store).into_iter().map(|chunk| chunk.file_name().unwrap().to_owned()).collect()
         };
         assert_eq!(names(&store), names(&place.path("default.castr")), "{client:?} to {server:?}");
-        // What is there already is not sent again: it could not be, it is made unreadable in its place.
+        // What is there already is not written again, and by us not sent.
         let before = chunks(&store);
         let times = |chunks: &BTreeSet<PathBuf>| -> Vec<_> {
             chunks.iter().map(|chunk| fs::metadata(chunk).unwrap().modified().unwrap()).collect()
         };
         let written = times(&before);
-        place.run(client, server, &["make", &second, "v2"]).ok();
+        let made = place.run(client, server, &["make", "--verbose", &second, "v2"]).ok();
         assert_eq!(times(&before), written);
-        assert!(chunks(&store).len() > before.len());
+        let new = chunks(&store).len() - before.len();
+        assert!(new > 0);
+        if client == Ours {
+            made.says(&[&format!(" pushed={new} ")]);
+        }
         for (reader, writer) in PAIRS {
             place.run(reader, writer, &["extract", &second, "out"]).ok();
             assert_file_is(&place.path("out"), &fs::read(place.path("v2")).unwrap());
@@ -128,6 +133,63 @@ fn either_pushes_to_either_and_only_what_is_missing_and_either_extracts_it() {
         }
         wait_until("no ssh is left", PATIENCE, || place.sshd.clients() == 0);
     }
+}
+
+#[test]
+fn an_id_that_was_there_names_no_other_index_afterwards() {
+    if !require(&needs()) {
+        return;
+    }
+    for server in [Casync, Ours] {
+        let place = Place::new();
+        let index = place.there("os.caibx");
+        place.run(Ours, server, &["make", &index, "v1"]).ok();
+        let old = fs::read_to_string(place.path("there/os.caibx.id")).unwrap();
+        place.run(Ours, server, &["make", "--id=no", &index, "v2"]).ok();
+        let new = fs::read_to_string(place.path("there/os.caibx.id")).unwrap();
+        assert!(new.parse::<proto::IndexId>().is_err() || server == Ours, "{new}");
+        assert_ne!(new, old);
+        // One that cannot be written is an error, and the index stays.
+        fs::remove_file(place.path("there/os.caibx.id")).unwrap();
+        fs::create_dir_all(place.path("there/os.caibx.id/in the way")).unwrap();
+        let before = fs::read(place.path("there/os.caibx")).unwrap();
+        place.run(Ours, server, &["make", &index, "v1"]).failed();
+        assert_file_is(&place.path("there/os.caibx"), &before);
+    }
+}
+
+#[test]
+fn a_pipe_can_be_made_from_and_who_is_stopped_leaves_no_temporary_store() {
+    if !require(&needs()) {
+        return;
+    }
+    let place = Place::new();
+    let stores = || {
+        let names = fs::read_dir(place.dir.path()).unwrap().flatten().map(|file| file.file_name());
+        names.filter(|name| name.to_string_lossy().ends_with(".castr")).count()
+    };
+    run(Command::new("mkfifo").arg(place.path("pipe"))).ok();
+    let make = || Process::spawn(&mut place.command(Ours, Ours, &["make", &place.there("p.caibx"), "pipe"]));
+    let image = fs::read(place.path("v1")).unwrap();
+
+    let making = make();
+    let mut pipe = fs::File::options().write(true).open(place.path("pipe")).unwrap();
+    pipe.write_all(&image).unwrap();
+    drop(pipe);
+    making.wait(PATIENCE).ok();
+    place.run(Ours, Ours, &["extract", &place.there("p.caibx"), "out"]).ok();
+    assert_file_is(&place.path("out"), &image);
+    assert_eq!(stores(), 0);
+
+    let mut making = make();
+    let mut pipe = fs::File::options().write(true).open(place.path("pipe")).unwrap();
+    pipe.write_all(&image[..1_000_000]).unwrap();
+    wait_until("chunks are stored", PATIENCE, || stores() == 1);
+    assert!(making.is_running());
+    making.signal(rustix::process::Signal::TERM);
+    assert_eq!(making.wait(PATIENCE).status.code(), Some(143));
+    assert_eq!(stores(), 0);
+    drop(pipe);
 }
 
 #[test]

@@ -107,12 +107,28 @@ struct Line {
     words: Vec<OsString>,
 }
 
-/// Turns a command line of casync's, without the program's name, into one of the program's own. `verbose` is what
-/// `CASYNC_VERBOSE` says.
+/// What the environment says, as far as it changes what a command line means.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Environment {
+    /// `CASYNC_VERBOSE` says yes.
+    pub verbose: bool,
+    /// `CASYNC_LOG_LEVEL` says something, which is heeded where the level is needed.
+    pub log_level: bool,
+}
+
+impl Environment {
+    /// That of this process.
+    pub fn of_this_process() -> Self {
+        let verbose = std::env::var("CASYNC_VERBOSE").is_ok_and(|word| parse_boolean(&word).unwrap_or(false));
+        Self { verbose, log_level: std::env::var_os("CASYNC_LOG_LEVEL").is_some_and(|level| !level.is_empty()) }
+    }
+}
+
+/// Turns a command line of casync's, without the program's name, into one of the program's own.
 ///
 /// # Errors
 /// The reason why it cannot be done, for people.
-pub fn translate(arguments: impl IntoIterator<Item = OsString>, verbose: bool) -> Result<Said, String> {
+pub fn translate(arguments: impl IntoIterator<Item = OsString>, environment: Environment) -> Result<Said, String> {
     let line = take_apart(arguments.into_iter())?;
     let given = |name: &str| line.options.iter().any(|(option, ..)| *option == name);
     if given("help") {
@@ -140,9 +156,9 @@ pub fn translate(arguments: impl IntoIterator<Item = OsString>, verbose: bool) -
     };
     let verb = *verb.ok_or_else(|| format!("unknown command {}", line.words[0].display()))?;
     let mut run: Vec<OsString> = vec!["caswarm".into(), verb.into()];
-    let verbose = verbose || given("verbose");
+    let verbose = environment.verbose || given("verbose");
     run.push(if verbose { "--verbose" } else { "--quiet" }.into());
-    if !given("log-level") && !verbose {
+    if !given("log-level") && !environment.log_level && !verbose {
         run.push("--log-level=warn".into());
     }
     if verb == "extract" && !given("linger") {
@@ -299,8 +315,12 @@ mod tests {
     use super::*;
 
     fn run(line: &str) -> Result<String, String> {
+        run_in(line, Environment::default())
+    }
+
+    fn run_in(line: &str, environment: Environment) -> Result<String, String> {
         let words = line.split_whitespace().map(OsString::from);
-        match translate(words, false)? {
+        match translate(words, environment)? {
             Said::Print(text) => Ok(text),
             Said::Run(words) => Ok(words.join(OsStr::new(" ")).into_string().unwrap()),
         }
@@ -322,6 +342,13 @@ mod tests {
         );
         assert!(run("-vn gc i.caibx").unwrap().contains("--verbose --grace=0 --dry-run"));
         assert!(run("-ldebug list x.catar").unwrap().contains("--log-level=debug"));
+    }
+
+    #[test]
+    fn a_log_level_of_the_environment_is_not_overridden() {
+        let environment = Environment { log_level: true, ..Environment::default() };
+        assert!(!run_in("list x.catar", environment).unwrap().contains("--log-level"));
+        assert!(run_in("-ldebug list x.catar", environment).unwrap().contains("--log-level=debug"));
     }
 
     #[test]

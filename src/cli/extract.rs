@@ -15,7 +15,7 @@ use super::lan::LanArgs;
 use super::signals::Signals;
 use super::unpack::UnpackArgs;
 use super::values::{What, parse_what};
-use super::{Global, parse_boolean, values};
+use super::{Global, cores, parse_boolean, values};
 use crate::browse::reader::ArchiveFile;
 use crate::exit::Exit;
 use crate::extract::network::Network;
@@ -251,7 +251,6 @@ fn network(args: &Args, global: &Global) -> anyhow::Result<Lan> {
 }
 
 fn config(args: &Args, tree: bool) -> Config {
-    let cores = || std::thread::available_parallelism().map_or(1, usize::from);
     Config {
         index: Location::parse(&args.index),
         index_id: args.index_id,

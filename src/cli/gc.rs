@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 
-use super::{Global, parse_boolean};
+use super::Global;
+use super::casync::Environment;
 use crate::browse::indexed::Nobody;
 use crate::exit::Exit;
 use crate::extract::index_file;
@@ -54,8 +55,7 @@ pub async fn run(args: Args, global: &Global) -> anyhow::Result<Exit> {
         Some(other) => bail!("{other}: chunks can be removed from a local store only; name one with --store"),
         None => bail!("no index was named"),
     };
-    let verbose =
-        global.verbose > 0 || std::env::var("CASYNC_VERBOSE").is_ok_and(|word| parse_boolean(&word).unwrap_or(false));
+    let verbose = global.verbose > 0 || Environment::of_this_process().verbose;
     // The lock comes first: an index that a make has just finished is then read as it is now.
     let opened = store.clone();
     let _alone = tokio::task::spawn_blocking(move || {

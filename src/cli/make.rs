@@ -5,11 +5,11 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, bail};
 use clap::ArgAction;
 
-use super::Global;
-use super::parse_boolean;
 use super::publish::{publish, publish_files};
+use super::signals::Signals;
 use super::trees::TreeArgs;
 use super::values::{What, parse_digest, parse_what};
+use super::{Global, cores, parse_boolean};
 use crate::chunk::Encoding;
 use crate::exit::Exit;
 use crate::format::chunk_sizes::ChunkSizes;
@@ -47,7 +47,8 @@ pub struct Args {
     /// How many threads compress [default: one for each core].
     #[arg(long, value_name = "N")]
     threads: Option<usize>,
-    /// Write OUTPUT.id beside an index. If not, one that is there already is still made right.
+    /// Write OUTPUT.id beside an index. If not, one that is there already is still made right, or, on another machine
+    /// reached by ssh, made to name nothing.
     #[arg(long, value_name = "BOOL", default_value = "yes", value_parser = parse_boolean, action = ArgAction::Set)]
     pub(super) id: bool,
     /// What is to be made, whatever its name: archive, archive-index or blob-index.
@@ -68,7 +69,6 @@ pub(super) enum Output {
 impl Args {
     /// How many threads compress.
     pub(super) fn threads(&self) -> usize {
-        let cores = || std::thread::available_parallelism().map_or(1, usize::from);
         self.threads.filter(|&threads| threads > 0).unwrap_or_else(cores)
     }
 
@@ -89,10 +89,10 @@ pub async fn run(args: Args, _global: &Global) -> anyhow::Result<Exit> {
     let what = what(&args.index, &args.image, args.what)?;
     let location = Location::parse(&args.index.to_string_lossy());
     if let Some(place) = Place::of(&location, "ssh") {
-        return publish(args, what, &location, place?).await;
+        return unless_stopped(publish(args, what, &location, place?)).await;
     }
     if let Some(place) = Place::of(&location, "sftp") {
-        return publish_files(args, what, &location, place?).await;
+        return unless_stopped(publish_files(args, what, &location, place?)).await;
     }
     if matches!(location, Location::Url(_)) {
         bail!(
@@ -126,6 +126,18 @@ pub async fn run(args: Args, _global: &Global) -> anyhow::Result<Exit> {
     tracing::info!(index = %made.index, chunks = made.chunks, new = made.stored, bytes = made.length, "made");
     println!("{}", made.stream);
     Ok(Exit::Ok)
+}
+
+/// Ends it orderly on a signal: what it has in temporary places is removed.
+async fn unless_stopped(work: impl Future<Output = anyhow::Result<Exit>>) -> anyhow::Result<Exit> {
+    let mut signals = Signals::listen();
+    tokio::select! {
+        done = work => done,
+        signal = signals.next() => {
+            eprintln!("caswarm: stopped");
+            Ok(signal)
+        }
+    }
 }
 
 fn what(output: &Path, input: &Path, said: Option<What>) -> anyhow::Result<Output> {

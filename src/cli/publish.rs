@@ -2,7 +2,7 @@
 //! compressed; a tree's chunks, and those of standard input, go through a temporary store.
 
 use std::collections::BTreeSet;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{DirBuilderExt, FileExt, FileTypeExt};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -51,27 +51,32 @@ pub(super) async fn publish(args: Args, what: Output, location: &Location, place
     if !store_place.same_host(&place) {
         bail!("{store}: is on another machine than {location}, and one connection speaks with one of them");
     }
-    let threads = args.threads();
-    let Ready { made, bytes, rows, read, .. } = ready(&args, what).await?;
+    let (threads, temporary) = (args.threads(), temporary(what, &args)?);
+    let Ready { made, bytes, rows, read, .. } = ready(&args, what, temporary.as_ref()).await?;
+    // An .id that stayed would have machines keep the image that it names. It cannot be removed this way, but be made to
+    // name nothing.
+    push_id(&place, "\n".to_owned()).await?;
     let pushed = push::index(&place, &store_place, bytes, rows, read, threads).await?;
     if args.id {
-        let id = Bytes::from(format!("{}\n", made.index));
-        let beside = Place { path: format!("{}.id", place.path), ..place.clone() };
-        let mut once = Some(id);
-        let told = push::archive::<SourceError>(&beside, async || Ok(once.take())).await;
-        if let Err(error) = told {
-            tracing::warn!(
-                "{error}: the .id beside the index was not written; machines will fetch the index from there"
-            );
-        }
+        push_id(&place, format!("{}\n", made.index)).await?;
     }
     tracing::info!(index = %made.index, chunks = made.chunks, pushed = pushed.chunks, bytes = pushed.bytes, "made");
     println!("{}", made.stream);
     Ok(Exit::Ok)
 }
 
+/// Writes the file beside an index that names it.
+async fn push_id(index: &Place, line: String) -> Result<(), SourceError> {
+    let beside = Place { path: format!("{}.id", index.path), ..index.clone() };
+    let mut once = Some(Bytes::from(line));
+    push::archive::<SourceError>(&beside, async || Ok(once.take())).await
+}
+
 /// Makes what was asked for and writes it, file by file, to a machine that has nothing but SFTP.
 pub(super) async fn publish_files(args: Args, what: Output, location: &Location, place: Place) -> anyhow::Result<Exit> {
+    if args.compression == Encoding::Plain {
+        bail!("{location}: by SFTP and HTTP only compressed chunks are read; use another --compression");
+    }
     let sftp = Sftp::connect(&place).await?;
     if what == Output::Archive {
         bail!("{location}: an archive is made here and copied; its index can be made there");
@@ -84,14 +89,15 @@ pub(super) async fn publish_files(args: Args, what: Output, location: &Location,
         Some(found) if found.as_ref().is_ok_and(|found| found.same_host(&place)) => found?,
         _ => bail!("{store}: the store of a remote index has to be on the same machine, by the same way"),
     };
-    let Ready { made, bytes, ids, read, .. } = &ready(&args, what).await?;
+    let temporary = temporary(what, &args)?;
+    let Ready { made, bytes, ids, read, .. } = &ready(&args, what, temporary.as_ref()).await?;
     sftp.make_directory(&store.path).await?;
     let (sftp, store) = (&sftp, &store.path);
-    let suffix = if args.compression == Encoding::Plain { String::new() } else { compressed_suffix() };
+    let suffix = compressed_suffix();
     let sent = futures::stream::iter(ids.iter().copied().map(|id| {
         let (read, path) = (read.clone(), format!("{store}/{}", chunk_path(&id, &suffix)));
         async move {
-            if sftp.has(&path).await? {
+            if sftp.renew(&path).await? {
                 return Ok::<u64, anyhow::Error>(0);
             }
             let found = tokio::task::spawn_blocking(move || read(id)).await??;
@@ -102,10 +108,12 @@ pub(super) async fn publish_files(args: Args, what: Output, location: &Location,
         }
     }));
     let pushed: u64 = sent.buffer_unordered(TOGETHER).try_fold(0, |all, one| async move { Ok(all + one) }).await?;
-    // Between the two there is an .id of another index for a moment; who meets it is warned, and fetches this one.
+    // Never an .id beside an index that it does not name: machines would keep the image of the one that it names.
+    let id = format!("{}.id", place.path);
+    let was_there = sftp.remove(&id).await?;
     sftp.write(&place.path, bytes).await?;
-    if args.id {
-        sftp.write(&format!("{}.id", place.path), format!("{}\n", made.index).as_bytes()).await?;
+    if args.id || was_there {
+        sftp.write(&id, format!("{}\n", made.index).as_bytes()).await?;
     }
     tracing::info!(index = %made.index, chunks = made.chunks, pushed, "made");
     println!("{}", made.stream);
@@ -122,10 +130,9 @@ struct Ready {
 }
 
 /// Makes the index. Of an image, chunks are read a second time later; others wait in a temporary store.
-async fn ready(args: &Args, what: Output) -> anyhow::Result<Ready> {
-    let threads = args.threads();
-    let (image, temporary) = (args.image.clone(), temporary(what, args)?);
-    let store = temporary.as_ref().map(|dir| LocalStore::open(dir.path())).transpose()?;
+async fn ready(args: &Args, what: Output, temporary: Option<&Temporary>) -> anyhow::Result<Ready> {
+    let (image, threads) = (args.image.clone(), args.threads());
+    let store = temporary.map(|dir| LocalStore::open(dir.path())).transpose()?;
     let (encoding, digest) = (args.compression, args.digest);
     let plan = Plan { store: store.clone(), sizes: args.chunk_size, digest, encoding, threads };
     let settings = args.settings();
@@ -140,11 +147,7 @@ async fn ready(args: &Args, what: Output) -> anyhow::Result<Ready> {
     let ids = index.chunks.iter().map(|chunk| chunk.id).collect();
     let rows = index.chunks.len();
     let read: Arc<push::Read> = match store {
-        // The store stays as long as somebody may read from it.
-        Some(store) => Arc::new(move |id| {
-            let _stays = &temporary;
-            store.get(id)
-        }),
+        Some(store) => Arc::new(move |id| store.get(id)),
         None => again(args.image.clone(), &index, encoding)?,
     };
     Ok(Ready { made, bytes, rows, ids, read })
@@ -152,7 +155,8 @@ async fn ready(args: &Args, what: Output) -> anyhow::Result<Ready> {
 
 /// Where chunks wait that cannot be read a second time.
 fn temporary(what: Output, args: &Args) -> anyhow::Result<Option<Temporary>> {
-    if what == Output::Image && args.image.as_os_str() != "-" {
+    let again = |found: std::fs::Metadata| found.is_file() || found.file_type().is_block_device();
+    if what == Output::Image && args.image.as_os_str() != "-" && std::fs::metadata(&args.image).is_ok_and(again) {
         return Ok(None);
     }
     Temporary::new().map(Some)
@@ -214,11 +218,7 @@ struct Temporary(PathBuf);
 
 impl Temporary {
     fn new() -> anyhow::Result<Self> {
-        use std::os::unix::fs::DirBuilderExt;
-        let usable = |dir: &PathBuf| dir.is_absolute() && dir.is_dir();
-        let named = ["TMPDIR", "TEMP", "TMP"].into_iter().filter_map(std::env::var_os).map(PathBuf::from).find(usable);
-        let parent = named.unwrap_or_else(|| "/var/tmp".into());
-        let path = parent.join(format!("caswarm-{:016x}.castr", crate::source::random()));
+        let path = crate::temporary::directory().join(format!("caswarm-{:016x}.castr", crate::source::random()));
         let made = std::fs::DirBuilder::new().mode(0o700).create(&path);
         made.with_context(|| format!("{}: a temporary store", path.display()))?;
         Ok(Self(path))
@@ -231,6 +231,12 @@ impl Temporary {
 
 impl Drop for Temporary {
     fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
+        // Whoever is still writing into it makes that fail, and finds no directory to write into the next time.
+        for _ in 0..100 {
+            match std::fs::remove_dir_all(&self.0) {
+                Err(error) if error.kind() == std::io::ErrorKind::DirectoryNotEmpty => {}
+                _ => return,
+            }
+        }
     }
 }

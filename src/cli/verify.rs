@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::Context;
 use indicatif::{ProgressBar, ProgressStyle};
 
-use super::Global;
+use super::{Global, cores};
 use crate::exit::Exit;
 use crate::extract::report::Bytes;
 use crate::source::local_store::LocalStore;
@@ -49,7 +49,6 @@ struct Told {
 /// # Errors
 /// When a store cannot be read.
 pub async fn run(args: Args, global: &Global) -> anyhow::Result<Exit> {
-    let cores = || std::thread::available_parallelism().map_or(1, usize::from);
     let threads = args.threads.unwrap_or_else(cores).clamp(1, 64);
     let mut told = Vec::new();
     for path in args.store {

@@ -2,11 +2,11 @@
 //! local stores where they have all of it. What is put together on the way lies in a file without a name.
 
 use std::io::{self, Write};
-use std::path::{Path, PathBuf};
 
 use super::target::{Target, TargetError};
 use super::tree::TreeError;
 use crate::browse::reader::ReadAt;
+use crate::temporary;
 use crate::tree::unpack::Unpacked;
 
 /// How much is read at once, in bytes.
@@ -31,12 +31,12 @@ pub(super) fn write(mut image: Box<dyn ReadAt>) -> Result<Unpacked, TreeError> {
     }
 }
 
-/// A file for what is put together, where temporary files go.
-pub(super) fn spool(length: u64, index: proto::IndexId) -> Result<Target, TargetError> {
-    let usable = |dir: &PathBuf| dir.is_absolute() && dir.is_dir();
-    let named = ["TMPDIR", "TEMP", "TMP"].into_iter().filter_map(std::env::var_os).map(PathBuf::from).find(usable);
-    let dir = named.unwrap_or_else(|| Path::new("/var/tmp").to_owned());
-    let target = Target::open_spool(&dir.join(format!("stdout-{}", std::process::id())), length, index)?;
-    target.discard()?;
-    Ok(target)
+/// A file for what is put together. Nobody finds it again.
+pub(super) fn spool(length: u64) -> Result<Target, TargetError> {
+    let place = temporary::directory();
+    let made = temporary::nameless().and_then(|file| file.set_len(length).map(|()| file));
+    match made {
+        Ok(file) => Ok(Target::nameless(place, file, length)),
+        Err(source) => Err(TargetError::Io { path: place, doing: "making a temporary file", source }),
+    }
 }

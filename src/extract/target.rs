@@ -4,7 +4,7 @@
 use std::fs::File;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -43,6 +43,8 @@ enum Kind {
     },
     InPlace,
     Device,
+    /// A file that nobody finds again.
+    Nameless,
 }
 
 /// Why the image cannot go there. No message is needed besides: each says what to do.
@@ -115,13 +117,13 @@ impl Target {
                 if options.in_place {
                     return Self::open_in_place(&real, length, options);
                 }
-                Self::open_temporary(&real, length, index, options, Some(found.permissions()))
+                Self::open_temporary(&real, length, index, options, Some(found.permissions()), false)
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 if path.is_symlink() {
                     return Err(unsuitable(path, "is a symbolic link to nothing; remove it or name its target"));
                 }
-                Self::open_temporary(path, length, index, options, None)
+                Self::open_temporary(path, length, index, options, None, false)
             }
             Err(error) => Err(io_at(path, "looking at the target", error)),
         }
@@ -134,10 +136,16 @@ impl Target {
     /// [`TargetError`]: every reason that can be known before the first write.
     pub fn open_spool(path: &Path, length: u64, index: IndexId) -> Result<Self, TargetError> {
         let options = TargetOptions { in_place: false, punch_holes: true };
-        let target = Self::open_temporary(path, length, index, options, None)?;
+        let target = Self::open_temporary(path, length, index, options, None, true)?;
         let private = target.file.set_permissions(std::os::unix::fs::PermissionsExt::from_mode(0o600));
         private.map_err(|error| target.error("making it private", error))?;
         Ok(target)
+    }
+
+    /// The same, of a new and empty file of that length that has no name, in the directory `place`.
+    pub(super) fn nameless(place: PathBuf, file: File, length: u64) -> Self {
+        let (file, kind, zeros) = (Arc::new(file), Kind::Nameless, Zeros::Skip);
+        Self { path: place, file, kind, length, zeros, has_content: false }
     }
 
     /// Removes the file of [`Target::open_spool`]. Whoever has it open can go on reading.
@@ -165,7 +173,7 @@ impl Target {
     pub fn working_path(&self) -> &Path {
         match &self.kind {
             Kind::Temporary { name, .. } => name,
-            Kind::InPlace | Kind::Device => &self.path,
+            Kind::InPlace | Kind::Device | Kind::Nameless => &self.path,
         }
     }
 
@@ -227,6 +235,7 @@ impl Target {
         match &self.kind {
             Kind::Temporary { name, .. } => format!("what was written is kept in {} and found again", name.display()),
             Kind::InPlace | Kind::Device => "what was written is found again".to_owned(),
+            Kind::Nameless => "nothing is kept".to_owned(),
         }
     }
 
@@ -291,14 +300,29 @@ impl Target {
         index: IndexId,
         options: TargetOptions,
         replaces: Option<std::fs::Permissions>,
+        private: bool,
     ) -> Result<Self, TargetError> {
         let name = temporary_name(path, index).ok_or_else(|| unsuitable(path, "has no file name; name a file"))?;
         if !directory_of(path).is_dir() {
             return Err(unsuitable(path, "its directory does not exist; make it first"));
         }
         let file = loop {
-            let options = File::options().read(true).write(true).create(true).truncate(false).open(&name);
-            let file = options.map_err(|error| io_at(&name, "making the temporary file", error))?;
+            // The name can be foreseen, and somebody else may have put a link there, or a file of his own.
+            let mut how = File::options();
+            how.read(true).write(true).custom_flags(OFlags::NOFOLLOW.bits() as i32);
+            let file = match how.clone().create_new(true).open(&name) {
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => match how.open(&name) {
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                    Ok(file) if private && !is_ours_alone(&file) => {
+                        let source =
+                            io::Error::new(io::ErrorKind::PermissionDenied, "it is somebody else's; remove it");
+                        return Err(io_at(&name, "taking up the temporary file", source));
+                    }
+                    opened => opened,
+                },
+                made => made,
+            };
+            let file = file.map_err(|error| io_at(&name, "making the temporary file", error))?;
             lock(&file, &name)?;
             // Whoever held the lock until now may just have renamed the file away.
             let here = file.metadata().map_err(|error| io_at(&name, "looking at it", error))?;
@@ -323,6 +347,11 @@ impl Target {
             has_content: size > 0,
         })
     }
+}
+
+fn is_ours_alone(file: &File) -> bool {
+    let ours = |found: std::fs::Metadata| found.uid() == rustix::process::geteuid().as_raw() && found.nlink() <= 1;
+    file.metadata().is_ok_and(ours)
 }
 
 /// `.os.img.0123abcd.caswarm` beside `os.img`: the same for every extraction of this index to this name, which is how

@@ -187,7 +187,7 @@ pub(super) fn spool_places(directory: &Path) -> Vec<PathBuf> {
         parent.join(directory.file_name().unwrap_or_default())
     });
     let name = real.file_name().map_or_else(|| "root".into(), std::ffi::OsStr::to_owned);
-    let temporary = Path::new("/var/tmp").join(&name);
+    let temporary = crate::temporary::directory().join(&name);
     // The top of all file systems has nothing beside it.
     match real.parent() {
         Some(_) => vec![real, temporary],

@@ -212,7 +212,8 @@ impl Map {
         let mut walk = Walk::open(top, settings)?;
         let mut encoder = Encoder::new(settings.features);
         let mut map = Self::default();
-        let mut records = nameless().map_err(|error| unfit(format!("no temporary file for its records: {error}")))?;
+        let mut records = crate::temporary::nameless()
+            .map_err(|error| unfit(format!("no temporary file for its records: {error}")))?;
         // Records that are not written yet, and where in the file they will be.
         let (mut out, mut written) = (Vec::new(), 0);
         let mut open: Vec<Option<u32>> = Vec::new();
@@ -322,14 +323,4 @@ fn search(top: &Path, settings: Settings, index: &Index, layout: &Layout) -> Res
             return Ok(found);
         }
     }
-}
-
-/// A file that nobody else sees, and that is gone with this process.
-fn nameless() -> std::io::Result<File> {
-    let usable = |dir: &PathBuf| dir.is_absolute() && dir.is_dir();
-    let named = std::env::var_os("TMPDIR").map(PathBuf::from).filter(usable);
-    let path = named.unwrap_or_else(|| "/var/tmp".into()).join(format!(".caswarm-{:016x}", crate::source::random()));
-    let file = File::options().read(true).write(true).create_new(true).open(&path)?;
-    std::fs::remove_file(&path)?;
-    Ok(file)
 }

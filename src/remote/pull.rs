@@ -9,9 +9,9 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::link::LinkError;
 use super::message::{IDS, Message, services};
-use super::{Place, Remote, Subject};
-use crate::chunk::{Encoded, Encoding};
-use crate::source::{SourceError, detect};
+use super::{Place, Remote, Subject, encoded};
+use crate::chunk::Encoded;
+use crate::source::SourceError;
 
 /// How many requests may wait to be sent.
 const WAITING: usize = 4096;
@@ -38,28 +38,6 @@ pub async fn index(place: &Place, limit: u64) -> Result<Bytes, SourceError> {
     // It may go as it likes, and the child with it.
     let _ = remote.writer.send(&Message::Goodbye).await;
     Ok(file.freeze())
-}
-
-/// Gets an archive, part by part as it comes.
-///
-/// # Errors
-/// `Unavailable` when it does not come whole, and what `take` says.
-pub async fn archive<E: From<SourceError>>(
-    place: &Place,
-    mut take: impl FnMut(Bytes) -> Result<(), E>,
-) -> Result<(), E> {
-    let subject = Subject { archive: Some(place), ..Subject::default() };
-    let mut remote = Remote::start("pull", &subject, services::PULL_ARCHIVE).await?;
-    loop {
-        match remote.reader.receive().await {
-            Ok(Message::Archive(part)) => take(part)?,
-            Ok(Message::ArchiveEof) => break,
-            Ok(_) => return Err(remote.failed(unexpected()).into()),
-            Err(error) => return Err(remote.failed(error).into()),
-        }
-    }
-    let _ = remote.writer.send(&Message::Goodbye).await;
-    Ok(())
 }
 
 fn unexpected() -> LinkError {
@@ -176,7 +154,7 @@ async fn converse(remote: Remote, mut asked: mpsc::Receiver<ChunkId>, shared: Ar
                 message => message?,
             };
             let (id, answer) = match message {
-                Some(Message::Chunk { compressed, id, data }) => (id, Ok(Some(encoded(compressed, data)?))),
+                Some(Message::Chunk { compressed, id, data }) => (id, Ok(Some(known(encoded(compressed, data))?))),
                 Some(Message::Missing(id)) => (id, Ok(None)),
                 Some(Message::Goodbye) | None => return Err(LinkError::Ended),
                 Some(_) => return Err(LinkError::Unexpected("it sends something else than chunks".to_owned())),
@@ -196,12 +174,6 @@ async fn converse(remote: Remote, mut asked: mpsc::Receiver<ChunkId>, shared: Ar
     drop(child);
 }
 
-/// A chunk as it came. What says that it is compressed and is not by any means known is an error of the other side.
-fn encoded(compressed: bool, bytes: Bytes) -> Result<Encoded, LinkError> {
-    let encoding = match compressed {
-        false => Encoding::Plain,
-        true => detect(&bytes)
-            .ok_or_else(|| LinkError::Unexpected("it sends a chunk compressed by nothing known".to_owned()))?,
-    };
-    Ok(Encoded { encoding, bytes })
+fn known(encoded: Option<Encoded>) -> Result<Encoded, LinkError> {
+    encoded.ok_or_else(|| LinkError::Unexpected("it sends a chunk compressed by nothing known".to_owned()))
 }

@@ -1,6 +1,7 @@
 //! What goes to the other side: an index, and of its chunks those that the other side asks for; or an archive.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::Bytes;
 use futures::StreamExt;
@@ -48,15 +49,23 @@ pub async fn index(
     let failed = |error: LinkError| super::failed(&name, error);
     let (wanted, wants) = mpsc::unbounded_channel();
     let reading = &mut reader;
+    // How much of what it wants it has not been sent.
+    let owed = AtomicUsize::new(0);
     let listen = async {
         // Its end is the end of what is wanted, and with that of the speaker.
         let wanted = wanted;
         // No more than the index has, twice: that bounds what waits here.
         let mut left = 2 * rows + 16;
         loop {
-            match reading.receive().await.map_err(failed)? {
+            let message = match reading.receive().await {
+                // With all that it wants on the way, or there, it may have to work for long.
+                Err(LinkError::Silent(_)) if owed.load(Ordering::Relaxed) == 0 => continue,
+                message => message.map_err(failed)?,
+            };
+            match message {
                 Message::Request { ids, .. } if ids.len() <= left => {
                     left -= ids.len();
+                    owed.fetch_add(ids.len(), Ordering::Relaxed);
                     ids.into_iter().for_each(|id| {
                         let _ = wanted.send(id);
                     });
@@ -96,6 +105,7 @@ pub async fn index(
             pushed.bytes += found.bytes.len() as u64;
             let compressed = found.encoding != Encoding::Plain;
             writer.send(&Message::Chunk { compressed, id, data: found.bytes }).await.map_err(failed)?;
+            owed.fetch_sub(1, Ordering::Relaxed);
         }
         Ok::<_, SourceError>(pushed)
     };
@@ -107,7 +117,7 @@ pub async fn index(
         // It only ends by itself when something is wrong; what the other side said may tell more.
         futures::future::Either::Right((Err(error), listen)) => {
             let said = tokio::time::timeout(super::ENDING, listen).await;
-            return Err(said.ok().and_then(Result::err).filter(|_| is_broken_pipe(&error)).unwrap_or(error));
+            return Err(said.ok().and_then(Result::err).filter(|_| may_pass(&error)).unwrap_or(error));
         }
         futures::future::Either::Right((Ok(pushed), listen)) => {
             listen.await?;
@@ -136,7 +146,14 @@ pub async fn archive<E: From<SourceError>>(
     }
     let sent = remote.writer.send(&Message::ArchiveEof).await;
     sent.map_err(|error| remote.failed(error))?;
-    match remote.reader.receive().await {
+    let said = loop {
+        match remote.reader.receive().await {
+            // The last of it is on the way, and then to be written to the disk.
+            Err(LinkError::Silent(_)) => {}
+            said => break said,
+        }
+    };
+    match said {
         Ok(Message::Goodbye) => {}
         Ok(_) => {
             let unexpected = LinkError::Unexpected("it does not say goodbye when it has the file".to_owned());
@@ -160,6 +177,6 @@ async fn finish(remote: Remote) -> Result<(), SourceError> {
     }
 }
 
-fn is_broken_pipe(error: &SourceError) -> bool {
+fn may_pass(error: &SourceError) -> bool {
     matches!(error, SourceError::Unavailable { .. })
 }

@@ -13,14 +13,15 @@ use proto::ChunkId;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::Notify;
 
+use super::encoded;
 use super::link::{LinkError, Reader, Writer};
 use super::message::{IDS, LONGEST_CHUNK, Message, services};
 use crate::chunk::{Encoded, Encoding, verify};
 use crate::format::compression::Compressor;
 use crate::format::index::{Index, MAX_FILE};
 use crate::make::{IndexFile, MakeError, save, save_index};
+use crate::source::SourceError;
 use crate::source::local_store::LocalStore;
-use crate::source::{SourceError, detect};
 
 /// How much of a file goes in one message.
 const PART: usize = 64 << 10;
@@ -31,7 +32,7 @@ const QUEUED: usize = 1 << 20;
 /// How many chunks are read ahead of the pipe.
 const AHEAD: usize = 8;
 
-/// How many bytes of chunks are asked of a pusher at a time, roughly: as many ids as fit if all were of middle size.
+/// How many chunks are asked of a pusher at a time.
 const ASKED: usize = 512;
 
 /// What a side is started for.
@@ -392,16 +393,12 @@ async fn take_chunks(
             }
             _ => return Err(LinkError::Unexpected("something else than the chunks asked for comes".to_owned()).into()),
         };
-        let encoding = match (compressed, detect(&data)) {
-            (false, _) => Encoding::Plain,
-            (true, Some(encoding)) => encoding,
-            (true, None) => return Err(ServeError::Refused(format!("chunk {id} is compressed by nothing known"))),
-        };
-        let encoded = Encoded { encoding, bytes: data };
+        let encoded = encoded(compressed, data)
+            .ok_or_else(|| ServeError::Refused(format!("chunk {id} is compressed by nothing known")))?;
         let length = lengths.get(&id).copied().unwrap_or(0);
         let chunk = verify(&encoded, id, index.digest(), length);
         let chunk = chunk.map_err(|error| ServeError::Refused(error.to_string()))?;
-        match encoding {
+        match encoded.encoding {
             Encoding::Plain => store.insert_plain(&chunk)?,
             _ => store.insert(&chunk, &encoded.bytes)?,
         };

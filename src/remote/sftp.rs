@@ -5,6 +5,7 @@
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
+use std::time::SystemTime;
 
 use bytes::{Bytes, BytesMut};
 use russh_sftp::client::RawSftpSession;
@@ -15,7 +16,7 @@ use tokio::process::Child;
 use tokio::sync::{Semaphore, watch};
 
 use super::Place;
-use crate::source::{SourceError, random};
+use crate::source::{SourceError, compressed_suffix, random};
 
 /// How much is read, and written, with one request: what every server takes.
 const READ: u32 = 255 << 10;
@@ -26,6 +27,9 @@ const PACKET: u32 = 300 << 10;
 
 /// The kinds of packets that a server sends: version, status, handle, data, name, attributes, extended reply.
 const ANSWERS: [u8; 7] = [2, 101, 102, 103, 104, 105, 201];
+
+/// What is younger need not be renewed, in seconds.
+const RENEWED: u32 = 60;
 
 /// How many files are open at once.
 const OPEN: usize = 16;
@@ -109,13 +113,37 @@ impl Sftp {
         read.map(|()| Some(file.freeze()))
     }
 
-    /// Whether there is a file that is not empty.
+    /// Whether there is a file that is not empty; if so it is from now on as young as one just written, so that who
+    /// removes what is old lets it stay. One that belongs to somebody else may keep its age.
     ///
     /// # Errors
     /// When the other side will not say.
-    pub async fn has(&self, path: &str) -> Result<bool, SourceError> {
-        match self.answer(self.session.stat(path)).await {
-            Ok(found) => Ok(found.attrs.size.is_none_or(|size| size > 0)),
+    pub async fn renew(&self, path: &str) -> Result<bool, SourceError> {
+        let found = match self.answer(self.session.stat(path)).await {
+            Ok(found) => found.attrs,
+            Err(error) if is(&error, StatusCode::NoSuchFile) => return Ok(false),
+            Err(error) => return Err(self.failed(path, &error)),
+        };
+        if found.size == Some(0) {
+            return Ok(false);
+        }
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
+        // The protocol's time, which is of 32 bits, ends in 2106.
+        let now = u32::try_from(now).unwrap_or(u32::MAX);
+        if found.mtime.is_none_or(|written| now.saturating_sub(written) > RENEWED) {
+            let young = FileAttributes { atime: Some(now), mtime: Some(now), ..FileAttributes::empty() };
+            let _ = self.answer(self.session.setstat(path, young)).await;
+        }
+        Ok(true)
+    }
+
+    /// Removes a file. Returns whether it was there.
+    ///
+    /// # Errors
+    /// When it stays.
+    pub async fn remove(&self, path: &str) -> Result<bool, SourceError> {
+        match self.answer(self.session.remove(path)).await {
+            Ok(_) => Ok(true),
             Err(error) if is(&error, StatusCode::NoSuchFile) => Ok(false),
             Err(error) => Err(self.failed(path, &error)),
         }
@@ -142,7 +170,7 @@ impl Sftp {
     /// When it cannot be written; nothing has its name then that had not before.
     pub async fn write(&self, path: &str, bytes: &[u8]) -> Result<(), SourceError> {
         let _one = self.files.acquire().await;
-        let temporary = format!("{path}.{:016x}.tmp", random());
+        let temporary = temporary_name(path);
         let flags = OpenFlags::WRITE | OpenFlags::CREATE | OpenFlags::EXCLUDE;
         let opened = self.answer(self.session.open(&temporary, flags, FileAttributes::empty())).await;
         let handle = opened.map_err(|error| self.failed(&temporary, &error))?.handle;
@@ -265,6 +293,12 @@ impl<R: AsyncRead + Unpin> AsyncRead for Bounded<R> {
     }
 }
 
+/// As casync names it, so that a gc there knows it for what it is: a chunk's has no suffix before the number.
+fn temporary_name(path: &str) -> String {
+    let suffix = compressed_suffix();
+    format!("{}.{:016x}.tmp", path.strip_suffix(suffix.as_str()).unwrap_or(path), random())
+}
+
 fn is(error: &Error, code: StatusCode) -> bool {
     matches!(error, Error::Status(status) if status.status_code == code)
 }
@@ -272,6 +306,23 @@ fn is(error: &Error, code: StatusCode) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::source::chunk_path;
+    use crate::source::local_store::{FileKind, LocalStore};
+
+    #[test]
+    fn a_chunk_that_was_left_half_written_is_a_leftover_to_a_gc_there() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = LocalStore::open_or_create(dir.path()).unwrap();
+        for suffix in [compressed_suffix(), String::new()] {
+            let name = temporary_name(&chunk_path(&proto::ChunkId([0xab; 32]), &suffix));
+            let path = dir.path().join(&name);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(&path, "half").unwrap();
+            let files = store.files("abab").unwrap();
+            assert!(files.iter().any(|file| name.ends_with(&file.name)), "{name}");
+            assert!(files.iter().all(|file| file.kind == FileKind::Temporary));
+        }
+    }
 
     #[test]
     fn a_length_that_no_packet_has_is_found_wherever_it_is_cut() {

@@ -207,13 +207,13 @@ impl Unpacker {
             hasher.update(bytes);
         }
         let (punch, short, handle) = (self.options.punch_holes, &mut file.short, &file.file);
-        let mut write = |bytes: &[u8], offset| match punch {
-            true => write_sparse(handle, bytes, offset, false).map(|to_the_end| *short = !to_the_end),
+        let mut write = |bytes: &[u8], offset, occupied| match punch {
+            true => write_sparse(handle, bytes, offset, occupied).map(|to_the_end| *short = !to_the_end),
             false => handle.write_all_at(bytes, offset),
         };
         let written = match &mut file.sharing {
             Some(sharing) => sharing.content(handle, bytes, write),
-            None => write(bytes, file.offset),
+            None => write(bytes, file.offset, false),
         };
         file.offset += bytes.len() as u64;
         self.done.bytes += bytes.len() as u64;

@@ -14,7 +14,9 @@ use caswarm::tree::owners::Shift;
 use caswarm::tree::unpack::Options;
 
 use super::Place;
-use crate::support::{Need, require};
+use crate::extract::web::Web;
+use crate::support::data::image;
+use crate::support::{Need, caswarm, require, run};
 
 const WORD: u64 = 0xb000_0000_0000_1f09;
 
@@ -372,4 +374,37 @@ fn an_unpacker_that_fails_ends_the_run_without_waiting_for_the_rest() {
     ran.failed().says(&["out/a"]);
     let asked = web.asked("default.castr");
     assert!(asked < chunks, "{asked} of {chunks} chunks were fetched for nothing");
+}
+
+#[test]
+fn a_link_in_the_place_of_the_spool_is_not_followed() {
+    let place = Place::new();
+    fs::create_dir(place.path("tree")).unwrap();
+    fs::write(place.path("tree/file"), image(78, 300_000)).unwrap();
+    place.ours(&["make", "x.caidx", "tree"]).ok();
+    fs::write(place.path("victim"), "precious").unwrap();
+    let id = fs::read_to_string(place.path("x.caidx.id")).unwrap();
+    let out = fs::canonicalize(place.0.path()).unwrap().join("out");
+    symlink(place.path("victim"), out.with_file_name(format!(".out.{}.caswarm", &id[..8]))).unwrap();
+    let web = Web::serve(place.0.path());
+    // It goes where temporary files go instead.
+    let temporary = place.path("temporary");
+    fs::create_dir(&temporary).unwrap();
+    let mut extract = caswarm(&place.path("state"));
+    extract.args(["extract", "--no-lan", &web.url("x.caidx"), "out"]).current_dir(place.0.path());
+    run(extract.env("TMPDIR", &temporary)).ok();
+    assert_eq!(fs::read_to_string(place.path("victim")).unwrap(), "precious");
+    assert!(fs::read(place.path("out/file")).unwrap() == image(78, 300_000));
+    assert_eq!(fs::read_dir(&temporary).unwrap().count(), 0);
+    if !require(&[Need::Root]) {
+        return;
+    }
+    // Nor is a file of somebody else's taken up, who could go on writing into it.
+    fs::remove_dir_all(place.path("out")).unwrap();
+    let theirs = out.with_file_name(format!(".out.{}.caswarm", &id[..8]));
+    fs::remove_file(&theirs).unwrap();
+    fs::write(&theirs, "theirs").unwrap();
+    std::os::unix::fs::chown(&theirs, Some(1234), None).unwrap();
+    run(extract.env("TMPDIR", &temporary)).ok();
+    assert_eq!(fs::read_to_string(&theirs).unwrap(), "theirs");
 }

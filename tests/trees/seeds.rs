@@ -3,11 +3,19 @@
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
+use std::sync::Arc;
+
+use caswarm::format::archive::{Entry, Kind};
+use caswarm::tree::Settings;
+use caswarm::tree::archiver::Archiver;
+use caswarm::tree::known::Share;
+use caswarm::tree::owners::Shift;
+use caswarm::tree::unpack::{self, Unpacker};
 
 use super::Place;
 use super::grow::{self, EXT4};
 use crate::extract::web::Web;
-use crate::support::data::{Random, image};
+use crate::support::data::{Random, assert_file_is, image};
 use crate::support::disk::Disk;
 use crate::support::{Need, Ran, require};
 
@@ -81,6 +89,19 @@ fn a_seed_with_its_index_is_read_only_where_it_is_needed_and_cut_if_the_index_li
     fs::write(place.path("seed.caidx"), "no index").unwrap();
     let ran = extract(&place, &["--seed=seed", &web.url("x.caidx"), "e"]).ok().says(&["seed.caidx"]);
     assert!(same_archive(&place, "e") && fetched(&ran) < 400_000, "{ran}");
+}
+
+#[test]
+fn a_damaged_chunk_of_a_store_that_has_all_is_taken_from_elsewhere() {
+    let place = Place::new();
+    let _web = published(&place, &place.path("tree"));
+    let directories = fs::read_dir(place.path("default.castr")).unwrap().flatten();
+    let chunk = directories.flat_map(|directory| fs::read_dir(directory.path()).unwrap().flatten()).next().unwrap();
+    fs::remove_file(chunk.path()).unwrap();
+    fs::write(chunk.path(), "damaged").unwrap();
+    extract(&place, &["x.caidx", "out"]).failed();
+    extract(&place, &["--seed=tree", "--reflink=no", "x.caidx", "out"]).ok().says(&["asking others too"]);
+    assert!(same_archive(&place, "out"));
 }
 
 #[test]
@@ -189,6 +210,37 @@ fn seeds_that_change_while_they_are_read_cost_only_bytes() {
     let disk = Disk::mounted(place.0.path(), "disk", 256 << 20, &["mkfs.btrfs", "-q", "-f"]);
     let web = published(&place, &disk.path().join("seed"));
     change_while_reading(&place, &web, &disk.path().join("seed"), &disk.path().join("out"));
+}
+
+#[test]
+fn shared_blocks_that_are_other_bytes_are_overwritten_also_where_zeros_belong() {
+    if !require(&[Need::Root, Need::Program("mkfs.btrfs")]) {
+        return;
+    }
+    let place = Place::new();
+    let disk = Disk::mounted(place.0.path(), "disk", 256 << 20, &["mkfs.btrfs", "-q", "-f"]);
+    let (seed, length) = (disk.path().join("seed"), 400_000);
+    fs::create_dir(&seed).unwrap();
+    let mut want = vec![0x5a; length];
+    fs::write(seed.join("file"), &want).unwrap();
+    want[100_000..300_000].fill(0);
+    for punch_holes in [true, false] {
+        let mut archiver =
+            Archiver::open(&seed, Settings { features: 0, shift: Shift::default() }).unwrap().noting(None);
+        archiver.skip(u64::MAX).unwrap();
+        let file = Arc::new(archiver.take_noted().remove(0).file);
+        let options =
+            unpack::Options { wanted: 0, shift: Shift::default(), delete: false, undo_immutable: false, punch_holes };
+        let out = disk.path().join(format!("out{punch_holes}"));
+        let mut unpacker = Unpacker::open(&out, options).unwrap();
+        unpacker.enter(b"file", Entry::new(Kind::File { size: length as u64 }, 0), 0).unwrap();
+        // What was known of the seed is not true any more when it is used.
+        unpacker.share(vec![Share { at: 0, length: length as u64, file, from: 0 }]);
+        want.chunks(65_536).for_each(|part| unpacker.content(part).unwrap());
+        unpacker.leave(false).unwrap();
+        assert_eq!(unpacker.finish().shared, 0);
+        assert_file_is(&out.join("file"), &want);
+    }
 }
 
 fn change_while_reading(place: &Place, web: &Web, seed: &Path, out: &Path) {

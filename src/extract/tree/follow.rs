@@ -19,7 +19,7 @@ use crate::extract::assembly::Assembly;
 use crate::format::index::{Index, IndexChunk};
 use crate::tree::unpack::Unpacked;
 
-/// The thread. Dropping it makes it give up.
+/// The thread. Dropping it makes it give up, and waits for that.
 pub(in crate::extract) struct Follower {
     go: Option<Sender<()>>,
     stop: Arc<AtomicBool>,
@@ -76,6 +76,13 @@ impl Follower {
             let _ = end.send(work(Box::new(spool), index));
         })?;
         Ok((Self { go: Some(go), stop, assembly, thread: Some(thread) }, Ending { ended, whole: None }))
+    }
+
+    /// The same, not waited for when it is dropped: it may be writing to somebody who does not read.
+    pub(in crate::extract) fn detached(self) -> Self {
+        let mut follower = self;
+        follower.thread = None;
+        follower
     }
 
     /// Lets it begin: the target is not needed as a seed any more.

@@ -91,7 +91,7 @@ impl Origins {
         let (inner, end) = (self.lock(), start + size);
         let first = index.chunks.partition_point(|chunk| chunk.end <= start);
         let mut begins = first.checked_sub(1).map_or(0, |before| index.chunks[before].end);
-        for chunk in index.chunks[first..].iter().take_while(|chunk| chunk.end < end + u64::from(u32::MAX)) {
+        for chunk in &index.chunks[first..] {
             if begins >= end {
                 break;
             }

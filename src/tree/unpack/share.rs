@@ -39,12 +39,13 @@ impl Sharing {
         self.shared
     }
 
-    /// Takes the next bytes; `write` is for those that are not shared.
+    /// Takes the next bytes; `write` is for those that are not shared, and is told whether something else may be there
+    /// already.
     pub(super) fn content(
         &mut self,
         file: &File,
         bytes: &[u8],
-        mut write: impl FnMut(&[u8], u64) -> io::Result<()>,
+        mut write: impl FnMut(&[u8], u64, bool) -> io::Result<()>,
     ) -> io::Result<()> {
         self.buffer.extend_from_slice(bytes);
         let end = self.start + self.buffer.len() as u64;
@@ -62,10 +63,11 @@ impl Sharing {
                 b -= b % BLOCK;
             }
             if a < b {
-                write(part(at, a), at)?;
+                write(part(at, a), at, false)?;
                 match clone(&mut self.open, &mut self.seen, &share, file, a, part(a, b)) {
-                    true => shared += b - a,
-                    false => write(part(a, b), a)?,
+                    Cloned::Right => shared += b - a,
+                    Cloned::Nothing => write(part(a, b), a, false)?,
+                    Cloned::Wrong => write(part(a, b), a, true)?,
                 }
                 at = b;
             }
@@ -74,13 +76,23 @@ impl Sharing {
             }
             self.shares.pop_front();
         }
-        write(part(at, end), at)?;
+        write(part(at, end), at, false)?;
         self.shared += shared;
         self.buffer = buffer;
         self.buffer.drain(..(end - self.start) as usize);
         self.start = end;
         Ok(())
     }
+}
+
+/// What is in the new file after an attempt to share blocks with it.
+enum Cloned {
+    /// What belongs there.
+    Right,
+    /// Nothing yet.
+    Nothing,
+    /// Whatever the other file had.
+    Wrong,
 }
 
 /// Shares the blocks of `want` and says whether they are right.
@@ -91,19 +103,23 @@ fn clone(
     file: &File,
     at: u64,
     want: &[u8],
-) -> bool {
+) -> Cloned {
     if !open.as_ref().is_some_and(|(known, _)| Arc::ptr_eq(known, &share.file)) {
         *open = Some((share.file.clone(), share.file.open()));
     }
-    let Some((_, Some(source))) = open else { return false };
+    let Some((_, Some(source))) = open else { return Cloned::Nothing };
     match clone_range(source, share.from + (at - share.at), want.len() as u64, file, at) {
         Ok(()) => {}
-        Err(Errno::INVAL) => return false,
+        // Said also of what was shared in part.
+        Err(Errno::INVAL) => return Cloned::Wrong,
         Err(_) => {
             *open = Some((share.file.clone(), None));
-            return false;
+            return Cloned::Nothing;
         }
     }
     seen.resize(want.len(), 0);
-    file.read_exact_at(seen, at).is_ok() && seen == want
+    match file.read_exact_at(seen, at).is_ok() && seen == want {
+        true => Cloned::Right,
+        false => Cloned::Wrong,
+    }
 }
