@@ -1,5 +1,5 @@
-//! SHA-512/256 of one stream. Where the CPU has the instructions, its blocks are hashed by code of our own, a quarter faster
-//! than that of `sha2`; elsewhere by `sha2`.
+//! SHA-512/256 of one stream. Where the CPU has the instructions, its blocks are hashed by code of our own, a quarter
+//! faster than that of `sha2`; elsewhere by `sha2`.
 
 #[cfg(target_arch = "x86_64")]
 mod bmi2;
