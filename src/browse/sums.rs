@@ -14,13 +14,11 @@ use crate::tree::content::Content;
 /// Files of at most this length are digested several at once.
 pub(super) const SMALL: u64 = 1 << 20;
 
-/// How many files may be open at once, in the batches at work and in as many that wait.
-const OPEN: usize = 512;
+/// How many files are one batch, and how many bytes: what is open and in memory at once is this for each thread, twice.
+const BATCH: usize = 32;
+const BATCH_BYTES: u64 = 4 << 20;
 
-/// How many bytes of small files are one batch.
-const BATCH_BYTES: u64 = 8 << 20;
-
-/// More threads would have batches too small to be digested several at once.
+/// More threads would have more files open than a process may.
 const MOST_THREADS: usize = 8;
 
 /// The content of a file, wherever it is.
@@ -88,7 +86,7 @@ impl<T> Sums<T> {
             None => 0,
         };
         self.batch.push((what, source));
-        if self.batch.len() >= OPEN / (2 * self.threads) || self.bytes >= BATCH_BYTES {
+        if self.batch.len() >= BATCH || self.bytes >= BATCH_BYTES {
             self.send();
             self.take(2 * self.threads, done)?;
         }

@@ -1,8 +1,6 @@
 //! The two digests that name chunks.
 
-mod constants;
 mod lanes;
-mod stream;
 
 use proto::ChunkId;
 use sha2::Digest as _;
@@ -29,7 +27,7 @@ impl Digest {
     /// The id of a chunk with these uncompressed bytes.
     pub fn id(self, bytes: &[u8]) -> ChunkId {
         ChunkId(match self {
-            Digest::Sha512_256 => stream::Sha512_256::digest(bytes),
+            Digest::Sha512_256 => sha2::Sha512_256::digest(bytes).into(),
             Digest::Sha256 => sha2::Sha256::digest(bytes).into(),
         })
     }
@@ -46,7 +44,7 @@ impl Digest {
     /// Starts the digest of a stream that comes in pieces.
     pub fn hasher(self) -> Hasher {
         Hasher(match self {
-            Digest::Sha512_256 => State::Sha512_256(stream::Sha512_256::new()),
+            Digest::Sha512_256 => State::Sha512_256(sha2::Sha512_256::new()),
             Digest::Sha256 => State::Sha256(sha2::Sha256::new()),
         })
     }
@@ -58,7 +56,7 @@ pub struct Hasher(State);
 
 #[derive(Debug, Clone)]
 enum State {
-    Sha512_256(stream::Sha512_256),
+    Sha512_256(sha2::Sha512_256),
     Sha256(sha2::Sha256),
 }
 
@@ -74,7 +72,7 @@ impl Hasher {
     /// The digest of all pieces.
     pub fn finish(self) -> ChunkId {
         ChunkId(match self.0 {
-            State::Sha512_256(state) => state.finish(),
+            State::Sha512_256(state) => state.finalize().into(),
             State::Sha256(state) => state.finalize().into(),
         })
     }

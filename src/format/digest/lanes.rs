@@ -4,53 +4,32 @@
 
 use proto::ChunkId;
 
-use super::constants::{BLOCK, INITIAL, K};
-use super::stream::Sha512_256;
-
 #[cfg(target_arch = "x86_64")]
 mod avx2;
+
+const BLOCK: usize = 128;
 
 /// Lanes that have to be at work, on average, to be faster than one buffer after another (measured: one lane has 0.38 of
 /// the pace of one buffer alone with AVX-512, 0.41 with AVX2).
 const WORTHWHILE: f64 = 2.6;
 
 /// The digests of all buffers, in their order; `None` where one after another is as fast: for want of vectors, or of
-/// buffers to keep the lanes busy. Buffers that would leave them idle by being much longer than the others are digested
-/// alone.
+/// buffers to keep the lanes busy.
 #[cfg(target_arch = "x86_64")]
 #[allow(unsafe_code)]
 pub(super) fn sha512_256(buffers: &[&[u8]]) -> Option<Vec<ChunkId>> {
-    let mut order: Vec<usize> = (0..buffers.len()).collect();
-    order.sort_unstable_by_key(|&buffer| std::cmp::Reverse(buffers[buffer].len()));
-    let sorted: Vec<&[u8]> = order.iter().map(|&buffer| buffers[buffer]).collect();
-    let (alone, together) = sorted.split_at(alone(&sorted));
-    let ids = if together.is_empty() {
+    if lanes_at_work(buffers, 4) < WORTHWHILE {
         return None;
-    } else if is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512vl") {
-        // SAFETY: safe code compiled for these two features, which this CPU has been found to have.
-        unsafe { avx512(together) }
-    } else if is_x86_feature_detected!("avx2") {
-        // SAFETY: safe code compiled for this feature, which this CPU has been found to have.
-        unsafe { avx2(together) }
-    } else {
-        return None;
-    };
-    let all = alone.iter().map(|bytes| ChunkId(Sha512_256::digest(bytes))).chain(ids);
-    let mut in_order = vec![ChunkId([0; 32]); buffers.len()];
-    order.into_iter().zip(all).for_each(|(buffer, id)| in_order[buffer] = id);
-    Some(in_order)
-}
-
-/// How many of the longest buffers have to be left out for the others to keep the lanes busy; `sorted`: longest first.
-fn alone(sorted: &[&[u8]]) -> usize {
-    let mut left: usize = sorted.iter().map(|bytes| bytes.len()).sum();
-    for (count, longest) in sorted.iter().map(|bytes| bytes.len()).enumerate() {
-        if left as f64 >= WORTHWHILE * longest.max(1) as f64 {
-            return count;
-        }
-        left -= longest;
     }
-    sorted.len()
+    if is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512vl") {
+        // SAFETY: safe code compiled for these two features, which this CPU has been found to have.
+        return Some(unsafe { avx512(buffers) });
+    }
+    if is_x86_feature_detected!("avx2") {
+        // SAFETY: safe code compiled for this feature, which this CPU has been found to have.
+        return Some(unsafe { avx2(buffers) });
+    }
+    None
 }
 
 /// None of the vectors that are known here.
@@ -69,6 +48,13 @@ fn avx512(buffers: &[&[u8]]) -> Vec<ChunkId> {
 #[target_feature(enable = "avx2")]
 fn avx2(buffers: &[&[u8]]) -> Vec<ChunkId> {
     run::<4>(buffers, |state, blocks| avx2::compress(state, blocks))
+}
+
+/// How many of so many lanes these buffers keep busy, on average.
+fn lanes_at_work(buffers: &[&[u8]], lanes: usize) -> f64 {
+    let total: usize = buffers.iter().map(|bytes| bytes.len()).sum();
+    let longest = buffers.iter().map(|bytes| bytes.len()).max().unwrap_or(0);
+    total as f64 / (longest.max(total / lanes).max(1)) as f64
 }
 
 /// What one lane is working on: whole blocks of a buffer, then its padding.
@@ -199,6 +185,38 @@ fn compress<const N: usize>(state: &mut [[u64; N]; 8], blocks: [&[u8; BLOCK]; N]
         *word = map(|n| word[n].wrapping_add(new[n]));
     }
 }
+
+/// The state that SHA-512/256 starts from.
+#[rustfmt::skip]
+const INITIAL: [u64; 8] = [
+    0x2231_2194_fc2b_f72c, 0x9f55_5fa3_c84c_64c2, 0x2393_b86b_6f53_b151, 0x9638_7719_5940_eabd,
+    0x9628_3ee2_a88e_ffe3, 0xbe5e_1e25_5386_3992, 0x2b01_99fc_2c85_b8aa, 0x0eb7_2ddc_81c5_2ca2,
+];
+
+/// The constants of the rounds.
+#[rustfmt::skip]
+const K: [u64; 80] = [
+    0x428a_2f98_d728_ae22, 0x7137_4491_23ef_65cd, 0xb5c0_fbcf_ec4d_3b2f, 0xe9b5_dba5_8189_dbbc,
+    0x3956_c25b_f348_b538, 0x59f1_11f1_b605_d019, 0x923f_82a4_af19_4f9b, 0xab1c_5ed5_da6d_8118,
+    0xd807_aa98_a303_0242, 0x1283_5b01_4570_6fbe, 0x2431_85be_4ee4_b28c, 0x550c_7dc3_d5ff_b4e2,
+    0x72be_5d74_f27b_896f, 0x80de_b1fe_3b16_96b1, 0x9bdc_06a7_25c7_1235, 0xc19b_f174_cf69_2694,
+    0xe49b_69c1_9ef1_4ad2, 0xefbe_4786_384f_25e3, 0x0fc1_9dc6_8b8c_d5b5, 0x240c_a1cc_77ac_9c65,
+    0x2de9_2c6f_592b_0275, 0x4a74_84aa_6ea6_e483, 0x5cb0_a9dc_bd41_fbd4, 0x76f9_88da_8311_53b5,
+    0x983e_5152_ee66_dfab, 0xa831_c66d_2db4_3210, 0xb003_27c8_98fb_213f, 0xbf59_7fc7_beef_0ee4,
+    0xc6e0_0bf3_3da8_8fc2, 0xd5a7_9147_930a_a725, 0x06ca_6351_e003_826f, 0x1429_2967_0a0e_6e70,
+    0x27b7_0a85_46d2_2ffc, 0x2e1b_2138_5c26_c926, 0x4d2c_6dfc_5ac4_2aed, 0x5338_0d13_9d95_b3df,
+    0x650a_7354_8baf_63de, 0x766a_0abb_3c77_b2a8, 0x81c2_c92e_47ed_aee6, 0x9272_2c85_1482_353b,
+    0xa2bf_e8a1_4cf1_0364, 0xa81a_664b_bc42_3001, 0xc24b_8b70_d0f8_9791, 0xc76c_51a3_0654_be30,
+    0xd192_e819_d6ef_5218, 0xd699_0624_5565_a910, 0xf40e_3585_5771_202a, 0x106a_a070_32bb_d1b8,
+    0x19a4_c116_b8d2_d0c8, 0x1e37_6c08_5141_ab53, 0x2748_774c_df8e_eb99, 0x34b0_bcb5_e19b_48a8,
+    0x391c_0cb3_c5c9_5a63, 0x4ed8_aa4a_e341_8acb, 0x5b9c_ca4f_7763_e373, 0x682e_6ff3_d6b2_b8a3,
+    0x748f_82ee_5def_b2fc, 0x78a5_636f_4317_2f60, 0x84c8_7814_a1f0_ab72, 0x8cc7_0208_1a64_39ec,
+    0x90be_fffa_2363_1e28, 0xa450_6ceb_de82_bde9, 0xbef9_a3f7_b2c6_7915, 0xc671_78f2_e372_532b,
+    0xca27_3ece_ea26_619c, 0xd186_b8c7_21c0_c207, 0xeada_7dd6_cde0_eb1e, 0xf57d_4f7f_ee6e_d178,
+    0x06f0_67aa_7217_6fba, 0x0a63_7dc5_a2c8_98a6, 0x113f_9804_bef9_0dae, 0x1b71_0b35_131c_471b,
+    0x28db_77f5_2304_7d84, 0x32ca_ab7b_40c7_2493, 0x3c9e_be0a_15c9_bebc, 0x431d_67c4_9c10_0d4c,
+    0x4cc5_d4be_cb3e_42b6, 0x597f_299c_fc65_7e2a, 0x5fcb_6fab_3ad6_faec, 0x6c44_198c_4a47_5817,
+];
 
 #[cfg(test)]
 mod tests {

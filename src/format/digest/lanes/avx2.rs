@@ -3,7 +3,7 @@
 
 use std::arch::x86_64::*;
 
-use crate::format::digest::constants::{BLOCK, K};
+use super::{BLOCK, K};
 
 /// Four times 64 bits, one of each lane.
 type Lanes = __m256i;
