@@ -34,7 +34,7 @@
 //!   the index of one; [`extract::stdout`] takes an image in order.
 //! - [`node`]: [`node::hub`] is the event loop that owns everything; [`node::discovery`] (mDNS), [`node::dht`] (libp2p's
 //!   Kademlia) and [`node::known_peers`] produce addresses; [`node::session`], [`node::tls`], [`node::frame`] and
-//!   [`node::outbox`] talk to one neighbour; [`node::holder`] is what can be served, [`node::tree_holder`] a tree on
+//!   [`node::outbox`] talk to one neighbour; [`node::holder`] is what can be served, `node::tree_holder` a tree on
 //!   disk among it; [`node::identity`] is the key;
 //!   [`node::fetch`] hands chunks over, and [`node::lan`] puts a node behind the extraction's seam.
 //! - [`daemon`]: a node that stays; [`daemon::control`] answers `caswarm status` and takes finished images.
