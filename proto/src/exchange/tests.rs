@@ -117,6 +117,26 @@ fn after_the_origin_failed_what_is_fetched_is_claimed_anew() {
 }
 
 #[test]
+fn an_own_claim_that_comes_back_as_hearsay_does_not_keep_a_node_from_its_group() {
+    let mut world = World::of(160, &[&[]]);
+    world.exchange.set_bounded(true);
+    let mut failed = None;
+    for _ in 0..60 {
+        world.wait(ms(50));
+        world.exchange.started(node(0), &world.claimed.clone(), world.now);
+        for position in world.origin_asked.clone() {
+            let fails = *failed.get_or_insert(position) == position && world.exchange.held().is_empty();
+            world.origin(position, if fails { OriginAnswer::Unavailable } else { bytes() });
+        }
+        (0..world.checking.len()).for_each(|_| world.verify(0));
+    }
+    assert!(failed.is_some());
+    for group in &world.claimed {
+        assert!((0..GROUP).all(|position| world.exchange.held().contains(group * GROUP + position)), "{group}");
+    }
+}
+
+#[test]
 fn every_group_is_claimed_before_it_is_fetched_the_short_last_one_too() {
     let mut world = World::of(20, &[]);
     world.come_to_rest(&set(0..20));
