@@ -12,7 +12,7 @@ use crate::{Holdings, Message, NodeId, Position, Time};
 const LEAST: Duration = Duration::from_millis(50);
 const LEAST_PER_PEER: Duration = Duration::from_micros(500);
 /// What is not urgent is announced after this, however little it is: to the own zone, to others.
-const MOST: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(5)];
+const MOST: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(4)];
 /// So many positions are announced at once, whatever the time.
 const POSITIONS: u64 = 64;
 /// Bytes of one announcement to one peer, with what carries it.
@@ -22,8 +22,8 @@ const COST: u64 = 150;
 const NEAR_SHARE: f64 = 0.0075;
 const BOUNDED_SHARE: f64 = 0.004;
 /// Announcements to others cross two racks' uplinks, as do those of all nodes of the own zone: together this share.
-const FAR_SHARE: f64 = 0.0125;
-const MOST_FAR_SHARE: f64 = 0.0025;
+const FAR_SHARE: f64 = 0.0175;
+const MOST_FAR_SHARE: f64 = 0.0035;
 
 /// What is to be announced to peers of one kind.
 #[derive(Debug)]
