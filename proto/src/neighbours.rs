@@ -22,6 +22,7 @@ const MOST_NEAR: usize = 18;
 /// Neighbours outside of the own zone; more where the own zone is small. As many again are accepted as are dialled, or
 /// who comes late finds everyone full.
 const LEAST_FAR: usize = 4;
+/// Neighbours of both kinds together.
 const LEAST: usize = 16;
 const MOST: usize = 26;
 /// Nodes that are known at a time, of the own zone and outside.
