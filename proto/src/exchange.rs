@@ -185,6 +185,8 @@ pub struct Exchange {
     polled_at: Time,
     /// How long the origin was left alone for newcomers, in all.
     waited: Duration,
+    /// Since when one of them is waited for.
+    waiting_since: Option<Time>,
     banned: BTreeSet<NodeId>,
     finished: bool,
     out: VecDeque<Output>,
@@ -246,6 +248,7 @@ impl Exchange {
             looked_at: now,
             polled_at: now,
             waited: Duration::ZERO,
+            waiting_since: None,
             banned: BTreeSet::new(),
             finished: false,
             out: VecDeque::new(),

@@ -82,8 +82,10 @@ impl Exchange {
         self.audiences[at].due(self.listening[at], share, MOST[at])
     }
 
-    /// Counts those that are to be told.
-    pub(super) fn count_listeners(&mut self) {
+    /// Counts the peers, and those of them that are to be told what is new here.
+    pub(super) fn count_peers(&mut self) {
+        let peers = self.peers.len();
+        self.peers.values_mut().for_each(|peer| peer.one_of(peers));
         self.listening = [true, false].map(|near| self.listeners(near).count());
     }
 

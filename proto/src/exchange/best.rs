@@ -39,6 +39,11 @@ impl<T: Ord> Best<T> {
         self.who = who;
     }
 
+    /// How many they are.
+    pub(super) fn len(&self) -> usize {
+        self.who.len()
+    }
+
     /// The highest score for a group; 0 if there is nobody.
     pub(super) fn of(&self, group: u32) -> u64 {
         self.best.get(group as usize).copied().unwrap_or(0)

@@ -21,8 +21,6 @@ const SLACK: Duration = Duration::from_millis(1500);
 const NEWCOMER: Duration = Duration::from_millis(1500);
 /// Newcomers are waited for this long in all: some might come and go for ever.
 const NEWCOMERS: Duration = Duration::from_secs(10);
-/// Between two looks at whether a newcomer has said what it holds.
-const NEWCOMER_LOOK: Duration = Duration::from_millis(20);
 /// After so long without any progress and with nothing to ask, peers that did not answer once are asked again.
 const LAST_RESORT: Duration = Duration::from_secs(2);
 /// Bytes asked of the origin beyond the budget.
@@ -36,7 +34,7 @@ impl Exchange {
     pub(super) fn decide(&mut self, now: Time) {
         if now.saturating_sub(self.decided_at) >= LOOK {
             self.decided_at = now;
-            self.count_listeners();
+            self.count_peers();
             self.out_of_reach = false;
             self.nothing_to_start = false;
             self.look_for_late(now);
@@ -188,13 +186,14 @@ impl Exchange {
     fn ask_origin(&mut self, now: Time) {
         let somewhere = u64::from(self.askable.len()) + self.crossing.len();
         let idle = self.nothing_to_start && !self.share.is_stale() && !self.share.has_work();
-        if self.missing.len() == somewhere || idle || !self.origin.room(now) || self.gathering(now) {
+        if self.missing.len() == somewhere
+            || idle
+            || !self.origin.room(self.share.sharers(), now)
+            || self.gathering(now)
+        {
             return;
         }
-        let awaited = |joined: Time| now < joined + NEWCOMER;
-        if self.waited < NEWCOMERS && self.peers.values().any(|peer| !peer.answered && awaited(peer.joined_at)) {
-            self.waited += NEWCOMER_LOOK;
-            self.origin.hold_until(now + NEWCOMER_LOOK);
+        if self.awaits_newcomers(now) {
             return;
         }
         if self.share.is_stale() {
@@ -203,7 +202,7 @@ impl Exchange {
         }
         let (mut claims, mut started) = (Vec::new(), 0);
         // What neighbours are asked for must not keep the origin's link empty.
-        while self.origin.room(now) && self.in_flight < self.config.budget + ORIGIN_BUDGET {
+        while self.origin.room(self.share.sharers(), now) && self.in_flight < self.config.budget + ORIGIN_BUDGET {
             let Some(position) = self.next_from_origin(now, &mut claims, &mut started) else { break };
             let bytes = self.estimate(position);
             self.origin.asked(position, bytes, now);
@@ -217,6 +216,18 @@ impl Exchange {
         if !claims.is_empty() {
             self.out.push_front(Output::Claim(claims));
         }
+    }
+
+    /// Whether somebody just came who has not said yet what it holds.
+    fn awaits_newcomers(&mut self, now: Time) -> bool {
+        if let Some(since) = self.waiting_since.take() {
+            self.waited += now.saturating_sub(since).min(NEWCOMER);
+        }
+        let awaited = |peer: &Peer| !peer.answered && now < peer.joined_at + NEWCOMER;
+        if self.waited < NEWCOMERS && self.peers.values().any(awaited) {
+            self.waiting_since = Some(now);
+        }
+        self.waiting_since.is_some()
     }
 
     fn next_from_origin(&mut self, now: Time, claims: &mut Vec<u32>, started: &mut usize) -> Option<Position> {

@@ -21,6 +21,9 @@ const PASSED_ON_BY: u64 = 8;
 const LOOKED_AT: usize = 64;
 /// With so many others, what they hold and want is still to be heard when the first of them has said so.
 const CROWD: usize = 32;
+/// It has been heard when there was no news of anybody for so long; where not everybody knows everybody, news takes its time.
+const QUIET: Duration = Duration::from_millis(250);
+const QUIET_BOUNDED: Duration = Duration::from_millis(700);
 /// How long that is waited for in all.
 const LONGEST: Duration = Duration::from_secs(4);
 
@@ -157,8 +160,9 @@ impl Exchange {
         if self.sight.settled || now < self.sight.since {
             return !self.sight.settled;
         }
+        let quiet = if self.bounded { QUIET_BOUNDED } else { QUIET };
         let crowd = self.bounded || self.roster.crowd() >= CROWD;
-        self.sight.settled = !crowd || !self.roster.settling(now) || now >= self.sight.since + LONGEST;
+        self.sight.settled = !crowd || !self.roster.settling(quiet, now) || now >= self.sight.since + LONGEST;
         !self.sight.settled
     }
 

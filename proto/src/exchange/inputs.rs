@@ -32,7 +32,7 @@ impl Exchange {
             self.introduce(peer, near);
         }
         self.changed = true;
-        self.count_listeners();
+        self.count_peers();
     }
 
     /// A peer no longer takes part, or its session broke. Without effect for an unknown peer.
@@ -54,7 +54,7 @@ impl Exchange {
             gone.claims.keys().for_each(|group| self.roster.abandoned(*group));
             self.electorate_changed();
             self.changed = true;
-            self.count_listeners();
+            self.count_peers();
             self.progress_at = self.progress_at.max(now.saturating_sub(self.config.patience / 2));
         }
     }

@@ -27,7 +27,8 @@ pub enum OriginAnswer {
 
 /// Requests in flight, at least.
 const LEAST_REQUESTS: usize = 2;
-/// Bytes in flight, at most.
+/// Bytes in flight, at most, of all nodes that share the way: who measured a delay in which others' answers queued before
+/// its own would ask for more than its part, and all wait for what one has to pass on.
 const MOST_BYTES: u64 = 4 << 20;
 /// The least delay assumed, in seconds: on a shorter path it is the two programs' own pace that counts.
 const LEAST_DELAY: f64 = 0.005;
@@ -44,7 +45,7 @@ const BREATH: Duration = Duration::from_millis(200);
 const FIRST_RETRY: Duration = Duration::from_secs(1);
 const LAST_RETRY: Duration = Duration::from_secs(30);
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Origin {
     exists: bool,
     most_requests: usize,
@@ -99,8 +100,8 @@ impl Origin {
         self.exists.then_some(self.opens_at)
     }
 
-    /// Whether one more request fits.
-    pub(super) fn room(&self, now: Time) -> bool {
+    /// Whether one more request fits, where so many nodes share the way to it.
+    pub(super) fn room(&self, sharers: usize, now: Time) -> bool {
         if !self.exists || now < self.opens_at {
             return false;
         }
@@ -108,7 +109,7 @@ impl Origin {
             return self.asked.is_empty();
         }
         let ahead = (2.0 * self.rate * self.delay.unwrap_or(0.0).max(LEAST_DELAY)) as u64;
-        let ahead = ahead.max(self.start).min(MOST_BYTES);
+        let ahead = ahead.max(self.start).min(MOST_BYTES / sharers.max(1) as u64);
         let requests = self.asked.len();
         requests < LEAST_REQUESTS || (requests < self.most_requests && self.bytes < ahead)
     }

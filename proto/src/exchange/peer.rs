@@ -19,9 +19,9 @@ const CLAIM_WEIGHT: f64 = 0.2;
 const CLAIM_GAPS: f64 = 4.0;
 /// The longest time that is waited for any progress with claims.
 const LATEST_LATE_CLAIM: f64 = 10.0;
-/// Bytes asked ahead of a peer whose pace is not known.
+/// Bytes asked ahead of a peer whose pace is not known, and of any peer, at least and at most; of these the first two and
+/// [`AHEAD`] are for few peers.
 const FIRST_WINDOW: u64 = 512 << 10;
-/// Bytes asked ahead of any peer, at least and at most.
 const LEAST_WINDOW: u64 = 64 << 10;
 const MOST_WINDOW: u64 = 2 << 20;
 /// Claims of one peer that are noted.
@@ -40,6 +40,11 @@ const LONGEST_MUTE: Duration = Duration::from_secs(5);
 const PROBE: Duration = Duration::from_secs(2);
 /// Seconds of a peer's pace that are asked ahead.
 const AHEAD: f64 = 0.25;
+/// So many peers are few. Of more, less is asked ahead of each: what one is late with others make up for, and what queues
+/// at one could come sooner from those that get it meanwhile.
+const FEW: f64 = 8.0;
+/// Nor is it less than this part.
+const LEAST_PART: f64 = 0.2;
 /// Bytes a second assumed of a peer that has not sent anything yet.
 const UNKNOWN_RATE: f64 = 20e6;
 
@@ -70,6 +75,8 @@ pub(super) struct Peer {
     pub(super) busy_until: Time,
     /// When it joined.
     pub(super) joined_at: Time,
+    /// What part of what is asked ahead where there are few peers is asked here.
+    part: f64,
     outstanding_bytes: u64,
     spoke_at: Time,
     arrived_at: Time,
@@ -108,6 +115,7 @@ impl Peer {
             claims: BTreeMap::new(),
             busy_until: Duration::ZERO,
             joined_at: now,
+            part: 1.0,
             outstanding_bytes: 0,
             spoke_at: now,
             arrived_at: now,
@@ -288,18 +296,22 @@ impl Peer {
         silent || mute
     }
 
+    /// It is one of so many peers.
+    pub(super) fn one_of(&mut self, peers: usize) {
+        self.part = (FEW / peers.max(1) as f64).clamp(LEAST_PART, 1.0);
+    }
+
     /// Bytes that may still be asked.
     pub(super) fn room(&self, now: Time) -> u64 {
-        let window = self.rate.map_or(FIRST_WINDOW, |rate| (rate * AHEAD) as u64);
-        let room = window.clamp(LEAST_WINDOW, MOST_WINDOW).saturating_sub(self.outstanding_bytes);
+        let least = (LEAST_WINDOW as f64 * self.part) as u64;
+        let window = self.part * self.rate.map_or(FIRST_WINDOW as f64, |rate| rate * AHEAD);
+        let room = (window as u64).clamp(least, MOST_WINDOW).saturating_sub(self.outstanding_bytes);
         if room == 0 || now < self.busy_until || self.discounted || self.stalled(now) {
             return 0;
         }
         match self.stalled_at {
             None => room,
-            Some(at) if self.outstanding.is_empty() && (self.spoke_at > at || now >= at + PROBE) => {
-                room.min(LEAST_WINDOW)
-            }
+            Some(at) if self.outstanding.is_empty() && (self.spoke_at > at || now >= at + PROBE) => room.min(least),
             Some(_) => 0,
         }
     }

@@ -1,7 +1,8 @@
-//! Which askable positions come next: the rarest, ties in an order of this node's own, neighbours together.
+//! Which askable positions come next: the rarest, ties in an order of this node's own, neighbours together; of a group,
+//! too, each node begins with another position, so that what one node holds is soon held by several.
 
 use crate::bits::Bits;
-use crate::election::{Election, group_of};
+use crate::election::{Election, GROUP, group_of};
 use crate::{NodeId, Position};
 
 /// Positions looked at for one refill.
@@ -43,15 +44,16 @@ impl Picks {
 
     /// Looks again at what is askable; of much, at what begins about where the last look ended.
     pub(super) fn refill(&mut self, askable: Vec<Position>, available: &[u16]) {
-        let mut seen: Vec<(u16, u64, Position)> = askable
+        let mut seen: Vec<(u16, u64, u32, Position)> = askable
             .into_iter()
             .map(|position| {
                 let holders = available[position as usize].min(COMMON);
-                (holders, self.order.score(&self.me, group_of(position)), position)
+                let score = self.order.score(&self.me, group_of(position));
+                (holders, score, position ^ (score as u32 % GROUP), position)
             })
             .collect();
         if let Some(last) = seen.last().filter(|_| seen.len() >= LOOKED_AT) {
-            self.cursor = last.2;
+            self.cursor = last.3;
         }
         if seen.len() > KEPT {
             seen.select_nth_unstable(KEPT);
@@ -59,7 +61,7 @@ impl Picks {
         }
         seen.sort_unstable_by(|a, b| b.cmp(a));
         self.queue.clear();
-        self.queue.extend(seen.into_iter().map(|(_, _, position)| position));
+        self.queue.extend(seen.into_iter().map(|(_, _, _, position)| position));
     }
 }
 

@@ -19,8 +19,6 @@ const REFRESH: Duration = Duration::from_secs(100);
 const TELL: Duration = Duration::from_millis(200);
 /// Between two tellings of started groups to other zones.
 const TELL_ABROAD: Duration = Duration::from_secs(1);
-/// While news of others came within this time, more is to be expected.
-const QUIET: Duration = Duration::from_millis(700);
 /// A group that somebody started on is left to it for so long, without anything of it coming into sight.
 const STARTED: Duration = Duration::from_secs(15);
 /// Who failed to bring what it should is not counted on for so long: it may have been the origin that failed.
@@ -231,9 +229,9 @@ impl Roster {
         self.started.remove(&group);
     }
 
-    /// Whether more is to be heard of who takes part, in a moment.
-    pub(super) fn settling(&self, now: Time) -> bool {
-        self.changed_at.is_some_and(|at| now < at + QUIET)
+    /// Whether there was news of who takes part within this time: more is to be expected.
+    pub(super) fn settling(&self, quiet: Duration, now: Time) -> bool {
+        self.changed_at.is_some_and(|at| now < at + quiet)
     }
 
     /// What is to be told now, and groups that were heard to be started.

@@ -104,6 +104,11 @@ impl Share {
         self.others = None;
     }
 
+    /// About how many nodes fetch from the origin, this one included.
+    pub(super) fn sharers(&self) -> usize {
+        (1 + self.members.len()) * (1 + self.zones.len())
+    }
+
     /// Whether something changed.
     pub(super) fn is_stale(&self) -> bool {
         self.stale

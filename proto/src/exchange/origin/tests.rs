@@ -19,7 +19,7 @@ fn bytes(bytes: u64, first_byte: u64) -> OriginAnswer {
 /// Asks for as much as there is room for, from `next` on.
 fn fill(origin: &mut Origin, next: &mut Position, now: Time) -> usize {
     let mut asked = 0;
-    while origin.room(now) {
+    while origin.room(1, now) {
         origin.asked(*next, 25_000, now);
         *next += 1;
         asked += 1;
@@ -43,9 +43,9 @@ fn at_pace(pace: u64, delay: u64) -> (Origin, Position, Position, Time) {
 #[test]
 fn until_the_grace_is_over_and_where_there_is_none_nothing_is_asked() {
     let origin = Origin::new(true, 64, ms(250));
-    assert!(!origin.room(ms(249)) && origin.room(ms(250)));
+    assert!(!origin.room(1, ms(249)) && origin.room(1, ms(250)));
     let none = Origin::new(false, 64, Time::ZERO);
-    assert!(!none.room(ms(9999)) && !none.reachable() && none.opens_at().is_none());
+    assert!(!none.room(1, ms(9999)) && !none.reachable() && none.opens_at().is_none());
 }
 
 #[test]
@@ -63,6 +63,14 @@ fn twice_the_rate_times_the_delay_is_in_flight_and_no_more() {
     let (mut origin, mut next, answered, now) = at_pace(10, 5);
     fill(&mut origin, &mut next, now);
     assert_eq!(next - answered, 2);
+}
+
+#[test]
+fn of_many_that_share_the_way_none_asks_for_more_than_its_part_whatever_delay_it_measured() {
+    let (origin, _, _, now) = at_pace(10, 500);
+    let most = MOST_BYTES / 64;
+    let asked = |bytes: u64| Origin { bytes, asked: BTreeMap::from([(0, (now, 0)), (1, (now, 0))]), ..origin.clone() };
+    assert!(asked(most).room(1, now) && asked(most - 1).room(64, now) && !asked(most).room(64, now));
 }
 
 #[test]
@@ -112,11 +120,11 @@ fn many_requests_lost_in_one_outage_are_one_failure_and_each_further_pause_is_lo
         assert!(opens_at <= now + ms(pause * 1000), "{pause} s: opens after {:?}", opens_at - now);
         now = opens_at;
         origin.asked(0, 25_000, now);
-        assert!(!origin.room(now));
+        assert!(!origin.room(1, now));
         origin.answered(0, &OriginAnswer::Unavailable, now);
     }
     origin.answered(0, &bytes(1, 1), now);
-    assert!(origin.reachable() && origin.room(now + LAST_RETRY));
+    assert!(origin.reachable() && origin.room(1, now + LAST_RETRY));
 }
 
 #[test]
@@ -126,11 +134,11 @@ fn word_that_the_origin_is_back_is_tried_after_a_breath_however_often_it_comes()
         origin.asked(0, 1, ms(now));
         origin.answered(0, &OriginAnswer::Unavailable, ms(now));
     }
-    assert!(!origin.room(ms(2500)));
+    assert!(!origin.room(1, ms(2500)));
     origin.try_soon(ms(2500));
-    assert!(!origin.room(ms(2501)));
+    assert!(!origin.room(1, ms(2501)));
     origin.try_soon(ms(2600));
-    assert!(origin.room(ms(2500) + BREATH));
+    assert!(origin.room(1, ms(2500) + BREATH));
 }
 
 #[test]

@@ -45,6 +45,17 @@ fn a_quarter_of_a_second_is_asked_ahead_within_bounds() {
 }
 
 #[test]
+fn of_one_of_many_peers_less_is_asked_ahead() {
+    let rooms = [1, 8, 16, 1000].map(|peers| {
+        let (mut peer, now) = at_pace(5);
+        peer.one_of(peers);
+        peer.room(now)
+    });
+    assert!(rooms[0] == rooms[1] && rooms[1].abs_diff(2 * rooms[2]) < 2, "{rooms:?}");
+    assert!(rooms[1].abs_diff(5 * rooms[3]) < 5, "{rooms:?}");
+}
+
+#[test]
 fn there_is_no_room_at_a_peer_that_is_busy_discounted_or_stalled() {
     let mut peer = new_peer();
     peer.busy_until = ms(300);
