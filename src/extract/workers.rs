@@ -51,7 +51,9 @@ struct Shared {
 }
 
 struct Queue {
-    arrivals: VecDeque<(Arrival, Done)>,
+    /// What came from the origin goes first: neighbours wait for it, and for what they sent nobody does.
+    from_origin: VecDeque<(Arrival, Done)>,
+    from_peers: VecDeque<(Arrival, Done)>,
     /// Positions for the local sources, ascending, the first `taken` of which are taken.
     local: Vec<Position>,
     taken: usize,
@@ -79,7 +81,8 @@ impl Workers {
         threads: usize,
     ) -> io::Result<Self> {
         let queue = Queue {
-            arrivals: VecDeque::new(),
+            from_origin: VecDeque::new(),
+            from_peers: VecDeque::new(),
             local: Vec::new(),
             taken: 0,
             busy: 0,
@@ -154,12 +157,24 @@ impl Drop for Workers {
 
 impl Sink for Shared {
     fn arrived(&self, arrival: Arrival, done: Done) {
-        self.lock().arrivals.push_back((arrival, done));
+        let mut queue = self.lock();
+        match arrival.from {
+            From::Origin(_) => queue.from_origin.push_back((arrival, done)),
+            From::Peer(_) => queue.from_peers.push_back((arrival, done)),
+        }
+        drop(queue);
         self.ready.notify_one();
     }
 }
 
 impl Queue {
+    /// The next batch of what came from the network; empty if there is nothing.
+    fn arrived(&mut self) -> Vec<(Arrival, Done)> {
+        let from_origin = self.from_origin.len().min(BATCH_CHUNKS);
+        let from_peers = self.from_peers.len().min(BATCH_CHUNKS - from_origin);
+        self.from_origin.drain(..from_origin).chain(self.from_peers.drain(..from_peers)).collect()
+    }
+
     /// Gives up the channel of leftovers when nobody can add to it any more.
     fn settle(&mut self) {
         if self.taken == self.local.len() && self.busy == 0 {
@@ -214,9 +229,9 @@ impl Shared {
     fn next(&self) -> Option<Task> {
         let mut queue = self.lock();
         loop {
-            if !queue.arrivals.is_empty() {
-                let count = queue.arrivals.len().min(BATCH_CHUNKS);
-                return Some(Task::Arrived(queue.arrivals.drain(..count).collect()));
+            let arrived = queue.arrived();
+            if !arrived.is_empty() {
+                return Some(Task::Arrived(arrived));
             }
             if queue.taken < queue.local.len() {
                 let batch = self.batch(&queue.local[queue.taken..]);
