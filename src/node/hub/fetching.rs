@@ -21,6 +21,8 @@ use crate::source::origin_stores::{self, OriginStores};
 
 /// How long after its start a node leaves the origin alone, so that neighbours can be found and say what they hold.
 const MEETING: Duration = Duration::from_millis(500);
+/// How long a neighbour that has not heard of the index is given to say that it may hold chunks of it.
+const HEARING: Duration = Duration::from_millis(100);
 /// Who asked for chunks so lately will ask for more.
 const ASKED: Duration = Duration::from_secs(3);
 /// Origin requests in flight at most.
@@ -82,10 +84,10 @@ impl Hub {
             peers_budget: self.config.limits.ahead(),
             ..Config::default()
         };
+        let unheard = self.neighbours.values().any(|neighbour| !neighbour.rosters.contains_key(&index_id));
+        let grace = MEETING.saturating_sub(now).max(if unheard { HEARING } else { Duration::ZERO });
         let config = match (self.config.lan, !origins.is_empty()) {
-            (true, origin) => {
-                Config { origin, zone: ZoneId::of(&self.config.zone), grace: MEETING.saturating_sub(now), ..usual }
-            }
+            (true, origin) => Config { origin, zone: ZoneId::of(&self.config.zone), grace, ..usual },
             (false, true) => Config { grace: Duration::ZERO, absent_patience: Duration::ZERO, ..usual },
             // Nobody can be asked: what is missing stays so.
             (false, false) => Config { origin: false, patience: Duration::ZERO, ..usual },

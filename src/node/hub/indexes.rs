@@ -168,6 +168,7 @@ impl Hub {
         }
         if self.locals.get(&index).is_some_and(|local| local.foreign && local.bytes.is_none()) {
             self.locals.remove(&index);
+            self.tell_all(&Message::Leave { index });
         }
     }
 
@@ -205,11 +206,9 @@ impl Hub {
         }
         let local = self.local(index);
         local.foreign = true;
-        // The neighbour waits a moment for our holdings before it asks the origin.
-        if let Some(neighbour) = self.neighbours.get(&from) {
-            let join = proto::message::Join { index, downloads: false, has_index: false };
-            neighbour.send(&Message::Join(join));
-        }
+        // Whoever wants the image waits a moment for our holdings before it asks the origin, also those that this node did
+        // not hear the index of.
+        self.tell_all(&Message::Join(proto::message::Join { index, downloads: false, has_index: false }));
         self.ask_index(index, from);
     }
 
