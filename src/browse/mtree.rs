@@ -4,7 +4,7 @@ use std::io::Write;
 
 use proto::ChunkId;
 
-use super::sums::{SMALL, Source, Sums};
+use super::sums::{IN_MEMORY, Source, Sums};
 use super::{BrowseError, Node, Tree, Visit, words};
 use crate::format::archive::Kind;
 use crate::format::digest::Digest;
@@ -38,7 +38,7 @@ pub fn mtree(mut tree: Tree, threads: usize, out: &mut dyn Write) -> Result<(), 
                 };
                 if let Some(content) = tree.take_content() {
                     source = Some(Source::File(content));
-                } else if size <= SMALL {
+                } else if size <= IN_MEMORY {
                     let mut bytes = Vec::with_capacity(size as usize);
                     tree.content(|part| bytes.extend_from_slice(part))?;
                     source = Some(Source::Bytes(bytes));

@@ -11,12 +11,15 @@ use super::BrowseError;
 use crate::format::digest::Digest;
 use crate::tree::content::Content;
 
-/// Files of at most this length are digested several at once.
-pub(super) const SMALL: u64 = 1 << 20;
-
-/// How many files are one batch, and how many bytes: what is open and in memory at once is this for each thread, twice.
+/// How many files are one batch: so many are open for each thread, twice.
 const BATCH: usize = 32;
-const BATCH_BYTES: u64 = 4 << 20;
+/// Bytes of the batches that are in memory at a time, of all threads, about.
+const MEMORY: u64 = 48 << 20;
+/// Files of at most this length may be handed over in memory, and so many bytes of them are one batch.
+pub(super) const IN_MEMORY: u64 = 1 << 20;
+const BATCH_IN_MEMORY: u64 = 4 << 20;
+/// Of longer files, so much is read at a time.
+const PART: usize = 1 << 20;
 
 /// More threads would have more files open than a process may.
 const MOST_THREADS: usize = 8;
@@ -33,9 +36,13 @@ pub(super) enum Source {
 pub(super) struct Sums<T> {
     to_workers: SyncSender<Job>,
     threads: usize,
+    /// Files of at most this length are digested several at once.
+    small: u64,
     digest: Digest,
     batch: Vec<(T, Option<Source>)>,
+    /// Bytes of the batch that are to be read, and that are here.
     bytes: u64,
+    here: u64,
     waiting: VecDeque<Waiting<T>>,
 }
 
@@ -63,12 +70,14 @@ impl<T> Sums<T> {
         let threads = threads.clamp(1, MOST_THREADS);
         let (to_workers, jobs) = sync_channel(threads);
         let jobs = Arc::new(Mutex::new(jobs));
+        // A batch ends with the file that makes it too long, which may be half as long itself.
+        let small = MEMORY / threads as u64 / 3;
         for _ in 0..threads {
             let jobs = jobs.clone();
-            std::thread::Builder::new().spawn_scoped(scope, move || work(&jobs)).map_err(BrowseError::Thread)?;
+            std::thread::Builder::new().spawn_scoped(scope, move || work(&jobs, small)).map_err(BrowseError::Thread)?;
         }
         let (digest, batch, waiting) = (Digest::default(), Vec::new(), VecDeque::new());
-        Ok(Self { to_workers, threads, digest, batch, bytes: 0, waiting })
+        Ok(Self { to_workers, threads, small, digest, batch, bytes: 0, here: 0, waiting })
     }
 
     /// The next file, or something that has no digest. What has got its digest meanwhile goes to `done`, in order.
@@ -80,13 +89,13 @@ impl<T> Sums<T> {
         done: &mut impl FnMut(T, Option<ChunkId>) -> Result<(), BrowseError>,
     ) -> Result<(), BrowseError> {
         self.digest = digest;
-        self.bytes += match &source {
-            Some(Source::Bytes(bytes)) => bytes.len() as u64,
-            Some(Source::File(content)) => content.size(),
-            None => 0,
-        };
+        match &source {
+            Some(Source::Bytes(bytes)) => self.here += bytes.len() as u64,
+            Some(Source::File(content)) => self.bytes += content.size(),
+            None => {}
+        }
         self.batch.push((what, source));
-        if self.batch.len() >= BATCH || self.bytes >= BATCH_BYTES {
+        if self.batch.len() >= BATCH || self.bytes >= 2 * self.small || self.here >= BATCH_IN_MEMORY {
             self.send();
             self.take(2 * self.threads, done)?;
         }
@@ -109,7 +118,7 @@ impl<T> Sums<T> {
             whats.push((what, source.is_some()));
             sources.extend(source);
         }
-        self.bytes = 0;
+        (self.bytes, self.here) = (0, 0);
         // If the workers are gone, nobody will answer, and that is said there.
         let _ = self.to_workers.send(Job { digest: self.digest, sources, answer });
         self.waiting.push_back(Waiting { whats, answered });
@@ -132,31 +141,32 @@ impl<T> Sums<T> {
     }
 }
 
-fn work(jobs: &Mutex<Receiver<Job>>) {
+fn work(jobs: &Mutex<Receiver<Job>>, small: u64) {
     let mut memory = Vec::new();
     loop {
         let job = jobs.lock().unwrap_or_else(PoisonError::into_inner).recv();
         let Ok(Job { digest, sources, answer }) = job else { return };
         // Nobody listening: the walk has failed.
-        let _ = answer.send(sums(digest, sources, &mut memory));
+        let _ = answer.send(sums(digest, sources, small, &mut memory));
     }
 }
 
 /// The digests of one batch: of the small ones together, of each of the others as it is read.
-fn sums(digest: Digest, mut sources: Vec<Source>, memory: &mut Vec<u8>) -> Answer {
-    let small = |source: &Source| !matches!(source, Source::File(content) if content.size() > SMALL);
+fn sums(digest: Digest, mut sources: Vec<Source>, most: u64, memory: &mut Vec<u8>) -> Answer {
+    let small = |source: &Source| !matches!(source, Source::File(content) if content.size() > most);
     let needed: u64 = sources.iter().filter(|source| small(source)).map(length).sum();
-    if (memory.len() as u64) < needed.max(SMALL) {
-        memory.resize(needed.max(SMALL) as usize, 0);
+    let needed = PART.max(needed as usize);
+    if memory.len() < needed {
+        memory.resize(needed, 0);
     }
     let mut ids = vec![None; sources.len()];
     for (source, id) in sources.iter_mut().zip(&mut ids) {
         if let Source::File(content) = source
-            && content.size() > SMALL
+            && content.size() > most
         {
             let mut hasher = digest.hasher();
             loop {
-                match content.read(&mut memory[..SMALL as usize])? {
+                match content.read(&mut memory[..PART])? {
                     0 => break,
                     read => hasher.update(&memory[..read]),
                 }
