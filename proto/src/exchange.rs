@@ -149,8 +149,10 @@ pub struct Exchange {
     config: Config,
     lengths: Arc<[u32]>,
     held: RoaringBitmap,
-    missing: RoaringBitmap,
+    missing: Bits,
     askable: Bits,
+    /// Of what is missing, what no peer holds.
+    nowhere: Bits,
     crossing: Crossing,
     postponed: RoaringBitmap,
     checking: BTreeMap<Position, u64>,
@@ -186,6 +188,8 @@ pub struct Exchange {
     /// How long the origin was left alone for newcomers, in all.
     waited: Duration,
     banned: BTreeSet<NodeId>,
+    /// Empty between calls: kept for its memory.
+    news: Vec<(u32, u64)>,
     finished: bool,
     out: VecDeque<Output>,
     stats: Stats,
@@ -210,9 +214,10 @@ impl Exchange {
         now: Time,
     ) -> Self {
         let count = lengths.len() as u32;
-        let mut missing = RoaringBitmap::new();
-        missing.insert_range(0..count);
-        missing -= &held;
+        let mut missing = Bits::full(count);
+        for position in &held {
+            missing.remove(position);
+        }
         Self {
             me,
             index: *index,
@@ -230,6 +235,7 @@ impl Exchange {
             abroad: Vec::new(),
             lengths,
             held,
+            nowhere: missing.clone(),
             missing,
             askable: Bits::new(count),
             postponed: RoaringBitmap::new(),
@@ -247,6 +253,7 @@ impl Exchange {
             polled_at: now,
             waited: Duration::ZERO,
             banned: BTreeSet::new(),
+            news: Vec::new(),
             finished: false,
             out: VecDeque::new(),
             stats: Stats::default(),
@@ -256,7 +263,7 @@ impl Exchange {
 
     /// These may still turn up on this machine: they are not asked for until [`Exchange::want`] says so.
     pub fn postpone(&mut self, positions: &RoaringBitmap) {
-        let positions = positions & &self.missing;
+        let positions: RoaringBitmap = positions.iter().filter(|position| self.missing.contains(*position)).collect();
         self.changed = true;
         positions.iter().for_each(|position| self.not_missing(position));
         self.postponed |= positions;

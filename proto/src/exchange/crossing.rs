@@ -56,10 +56,6 @@ impl Crossing {
         }
     }
 
-    pub(super) fn len(&self) -> u64 {
-        self.seen.len() as u64
-    }
-
     pub(super) fn positions(&self) -> impl Iterator<Item = Position> + '_ {
         self.seen.keys().copied()
     }
@@ -135,7 +131,6 @@ impl Crossing {
             self.fresh.clear();
             return;
         }
-        let late = self.late_after();
         let fresh = std::mem::take(&mut self.fresh);
         let mine = |group: u32| {
             self.claimed.contains(&group)
@@ -147,6 +142,7 @@ impl Crossing {
         if !all {
             return;
         }
+        let late = self.late_after();
         let mut overdue = Vec::new();
         for (position, since) in &self.seen {
             let waited = now.saturating_sub(*since);

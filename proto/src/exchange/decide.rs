@@ -59,7 +59,8 @@ impl Exchange {
         if self.askable.is_empty() || self.in_flight >= self.config.budget || self.out_of_reach {
             return;
         }
-        let mut owed: u64 = self.peers.values().map(Peer::owes).sum();
+        let bounded = self.config.peers_budget < u64::MAX;
+        let mut owed: u64 = if bounded { self.peers.values().map(Peer::owes).sum() } else { 0 };
         let mut asks: BTreeMap<NodeId, Vec<Position>> = BTreeMap::new();
         let mut refilled = false;
         while self.in_flight < self.config.budget && owed < self.config.peers_budget {
@@ -160,13 +161,13 @@ impl Exchange {
     pub(super) fn best_holder(&self, position: Position, except: &[NodeId], now: Time) -> Option<NodeId> {
         let bytes = self.estimate(position);
         let near = self.near(position);
-        let order = |id: &NodeId| id.0[31] ^ position as u8;
         self.peers
             .iter()
             .filter(|(_, peer)| peer.near == near && peer.holdings.contains(position) && peer.room(now) > 0)
             .filter(|(id, _)| !except.contains(id))
-            .min_by(|(a, x), (b, y)| x.wait_for(bytes).total_cmp(&y.wait_for(bytes)).then(order(a).cmp(&order(b))))
-            .map(|(id, _)| *id)
+            .map(|(id, peer)| (peer.wait_for(bytes), id.0[31] ^ position as u8, id))
+            .min_by(|(a, x, _), (b, y, _)| a.total_cmp(b).then(x.cmp(y)))
+            .map(|(_, _, id)| *id)
     }
 
     /// Notes the request; the bytes expected.
@@ -186,9 +187,8 @@ impl Exchange {
     }
 
     fn ask_origin(&mut self, now: Time) {
-        let somewhere = u64::from(self.askable.len()) + self.crossing.len();
         let idle = self.nothing_to_start && !self.share.is_stale() && !self.share.has_work();
-        if self.missing.len() == somewhere || idle || !self.origin.room(now) || self.gathering(now) {
+        if self.nowhere.is_empty() || idle || !self.origin.room(now) || self.gathering(now) {
             return;
         }
         let awaited = |joined: Time| now < joined + NEWCOMER;
@@ -229,11 +229,10 @@ impl Exchange {
             if *started >= WORK_AHEAD {
                 return None;
             }
-            let (missing, available, abroad, origin) = (&self.missing, &self.available, &self.abroad, &self.origin);
-            let held = |position: usize| available[position] > 0 || abroad.get(position).is_some_and(|held| *held > 0);
-            let nowhere = |position: &Position| !held(*position as usize) && !origin.lacks(*position);
-            let wanted = |group: u32| missing.range(group * GROUP..(group + 1) * GROUP).filter(nowhere).collect();
-            let all = || missing.iter().filter(nowhere).map(group_of).collect();
+            let (missing, nowhere, origin) = (&self.missing, &self.nowhere, &self.origin);
+            let has = |position: &Position| !origin.lacks(*position);
+            let wanted = |group: u32| nowhere.range(group * GROUP, (group + 1) * GROUP).filter(has).collect();
+            let all = || nowhere.iter().filter(has).map(group_of).collect();
             let peers = &self.peers;
             // Who has nothing else to do takes over from who is far slower, although that one still gets on.
             let own = origin.time_for(u64::from(GROUP) * self.estimate(missing.min().unwrap_or(0)));
@@ -262,7 +261,7 @@ impl Exchange {
     }
 
     fn for_origin(&self, position: Position) -> bool {
-        self.missing.contains(position) && !self.available(position) && !self.origin.lacks(position)
+        self.nowhere.contains(position) && !self.origin.lacks(position)
     }
 
     /// Nobody else has what is missing: peers that did not answer once are asked again, each when its time is over.
@@ -297,7 +296,7 @@ impl Exchange {
         let reason = if !lacking.is_empty() && idle >= self.config.absent_patience {
             GiveUp::Absent(lacking)
         } else if idle >= self.config.patience {
-            GiveUp::Unreachable(self.missing.len())
+            GiveUp::Unreachable(u64::from(self.missing.len()))
         } else {
             return;
         };

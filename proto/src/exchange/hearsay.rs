@@ -182,8 +182,8 @@ impl Exchange {
         if (self.roster.alone() && !self.bounded) || !self.sight.too_long(least, now) || !self.origin.idle() {
             return;
         }
-        let nowhere = |position: &Position| !self.available(*position) && !self.origin.lacks(*position);
-        let mut groups: Vec<u32> = self.missing.iter().filter(nowhere).map(group_of).collect();
+        let has = |position: &Position| !self.origin.lacks(*position);
+        let mut groups: Vec<u32> = self.nowhere.iter().filter(has).map(group_of).collect();
         groups.dedup();
         groups.retain(|group| !self.roster.is_started(*group, now));
         if groups.is_empty() {

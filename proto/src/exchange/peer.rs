@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::bits::Bits;
-use crate::election::{GROUP, group_of};
+use crate::election::GROUP;
 use crate::{Position, Time};
 
 /// A request is never called late before this.
@@ -134,20 +134,29 @@ impl Peer {
     }
 
     /// It holds more, which is noted already. True if that belongs to its claims: it is alive as a fetcher.
-    pub(super) fn progressed(&mut self, news: &[Position], count: u32, now: Time) -> bool {
-        let groups = news.iter().copied().map(group_of);
-        let mut touched: Vec<u32> = groups.filter(|group| self.claims.contains_key(group)).collect();
-        let positions = touched.len() as f64;
-        touched.dedup();
-        if touched.is_empty() {
-            return false;
-        }
-        for group in touched {
-            let (first, end) = (group * GROUP, ((group + 1) * GROUP).min(count));
-            if self.holdings.count_range(first, end) == end - first {
-                self.claims.remove(&group);
+    pub(super) fn progressed(&mut self, news: &[(u32, u64)], count: u32, now: Time) -> bool {
+        let mut touched = 0;
+        for &(at, word) in news {
+            if self.claims.is_empty() {
+                break;
+            }
+            for part in 0..64 / GROUP {
+                let new = word >> (part * GROUP) & ((1 << GROUP) - 1);
+                let group = at * (64 / GROUP) + part;
+                if new == 0 || !self.claims.contains_key(&group) {
+                    continue;
+                }
+                touched += new.count_ones();
+                let (first, end) = (group * GROUP, ((group + 1) * GROUP).min(count));
+                if self.holdings.count_range(first, end) == end - first {
+                    self.claims.remove(&group);
+                }
             }
         }
+        if touched == 0 {
+            return false;
+        }
+        let positions = f64::from(touched);
         let gap = now.saturating_sub(self.claim_progress_at).as_secs_f64();
         self.claim_gap += (gap - self.claim_gap) * CLAIM_WEIGHT;
         self.claim_news += (positions - self.claim_news) * CLAIM_WEIGHT;
@@ -167,8 +176,10 @@ impl Peer {
 
     /// Whether its claims are overdue.
     pub(super) fn claims_late(&self, now: Time) -> bool {
-        let gaps = Duration::from_secs_f64((self.claim_gap * CLAIM_GAPS).min(LATEST_LATE_CLAIM));
-        !self.claims.is_empty() && now.saturating_sub(self.claim_progress_at) > EARLIEST_LATE_CLAIM.max(gaps)
+        let waited = now.saturating_sub(self.claim_progress_at);
+        !self.claims.is_empty() && waited > EARLIEST_LATE_CLAIM && {
+            waited > Duration::from_secs_f64((self.claim_gap * CLAIM_GAPS).min(LATEST_LATE_CLAIM))
+        }
     }
 
     /// Whether it is at a group, and will be done with what it claims before `patience` is over, at its pace so far.
@@ -262,8 +273,11 @@ impl Peer {
 
     /// Whether it owes answers and none has come for too long.
     pub(super) fn stalled(&self, now: Time) -> bool {
+        if self.outstanding.is_empty() {
+            return false;
+        }
         let waited = now.saturating_sub(self.arrived_at);
-        !self.outstanding.is_empty() && waited > EARLIEST_LATE && waited > self.late_after()
+        waited > EARLIEST_LATE && waited > self.late_after()
     }
 
     /// Notes that it stalls: until it sends something, it is asked for little, and while it is silent for nearly nothing.
@@ -280,11 +294,14 @@ impl Peer {
 
     /// Whether it owes answers and is silent, or talks and does not answer.
     pub(super) fn fails_to_answer(&self, now: Time) -> bool {
+        if self.outstanding.is_empty() {
+            return false;
+        }
         let late = self.late_after() * 2;
         let silent_for = now.saturating_sub(self.arrived_at.max(self.spoke_at));
         let silent = self.stalled(now) && silent_for > SILENT.max(late);
         let mute_for = now.saturating_sub(self.served_at);
-        let mute = !self.outstanding.is_empty() && mute_for > late.max(LONGEST_MUTE / (1 << self.strikes.min(4)));
+        let mute = mute_for > late.max(LONGEST_MUTE / (1 << self.strikes.min(4)));
         silent || mute
     }
 

@@ -14,7 +14,7 @@ fn new_peer() -> Peer {
 
 /// It says that it holds these too; whether that belongs to its claims.
 fn progress(peer: &mut Peer, positions: std::ops::Range<Position>, now: Time) -> bool {
-    let news: Vec<Position> = positions.clone().collect();
+    let news: Vec<(u32, u64)> = crate::bits::words_of(&positions.clone().collect()).collect();
     for position in positions {
         peer.holdings.insert(position);
     }
