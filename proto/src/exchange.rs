@@ -39,6 +39,7 @@ use roaring::RoaringBitmap;
 
 use crate::bits::Bits;
 use crate::election::{Election, GROUP, group_of};
+use crate::sorted::Sorted;
 use crate::{Holdings, IndexId, Message, NodeId, Position, Time, ZoneId, limits};
 use announce::Audience;
 use crossing::Crossing;
@@ -155,9 +156,9 @@ pub struct Exchange {
     nowhere: Bits,
     crossing: Crossing,
     postponed: RoaringBitmap,
-    checking: BTreeMap<Position, u64>,
+    checking: Sorted<Position, u64>,
     asked: BTreeMap<Position, Asked>,
-    peers: BTreeMap<NodeId, Peer>,
+    peers: Sorted<NodeId, Peer>,
     /// How many peers of the own zone hold each position, and how many of others; empty while there are none of these.
     available: Vec<u16>,
     abroad: Vec<u16>,
@@ -239,9 +240,9 @@ impl Exchange {
             missing,
             askable: Bits::new(count),
             postponed: RoaringBitmap::new(),
-            checking: BTreeMap::new(),
+            checking: Sorted::new(),
             asked: BTreeMap::new(),
-            peers: BTreeMap::new(),
+            peers: Sorted::new(),
             audiences: [Audience::new(now), Audience::new(now)],
             listening: [0; 2],
             changed: true,

@@ -72,6 +72,7 @@ impl Network {
             Kind::Repeating => session.queue.extend(positions.iter().map(|_| 0)),
             Kind::Honest | Kind::Garbage => session.queue.extend(positions),
         }
+        self.machines[at].waiting.insert(peer);
         self.send_next(at);
     }
 }

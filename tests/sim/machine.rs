@@ -124,6 +124,7 @@ pub struct Session {
 pub struct Machine {
     pub spec: Spec,
     pub id: NodeId,
+    pub zone: ZoneId,
     pub neighbours: Neighbours,
     pub exchange: Option<Box<Exchange>>,
     pub gone: bool,
@@ -133,6 +134,8 @@ pub struct Machine {
     /// The time of the timer that counts, and of the neighbours' one.
     pub timer: Option<Time>,
     pub sessions: BTreeMap<usize, Session>,
+    /// Those to whom something may be to be sent.
+    pub waiting: BTreeSet<usize>,
     pub banned: BTreeSet<usize>,
     pub watch: Option<Box<Watch>>,
     pub served_last: usize,
@@ -153,6 +156,8 @@ impl Machine {
             right: spec.held.clone(),
             timer: None,
             sessions: BTreeMap::new(),
+            waiting: BTreeSet::new(),
+            zone,
             banned: BTreeSet::new(),
             watch: watched.then(Box::default),
             served_last: 0,
@@ -175,12 +180,14 @@ impl Machine {
 
     /// The next chunk to send: peers take turns, as their TCP connections would.
     pub fn next_to_send(&mut self) -> Option<(usize, Position)> {
-        let after = self.sessions.range(self.served_last + 1..).find(|(_, session)| !session.queue.is_empty());
-        let turn = after.or_else(|| self.sessions.iter().find(|(_, session)| !session.queue.is_empty()));
-        let peer = *turn?.0;
-        self.served_last = peer;
-        let position = self.sessions.get_mut(&peer)?.queue.pop_front()?;
-        Some((peer, position))
+        while let Some(peer) = self.waiting.range(self.served_last + 1..).next().or(self.waiting.first()).copied() {
+            if let Some(position) = self.sessions.get_mut(&peer).and_then(|session| session.queue.pop_front()) {
+                self.served_last = peer;
+                return Some((peer, position));
+            }
+            self.waiting.remove(&peer);
+        }
+        None
     }
 }
 

@@ -228,7 +228,7 @@ impl Network {
         let machine = &self.machines[at];
         if machine.spec.kind == Kind::Honest {
             let config = proto::exchange::Config {
-                zone: self.zone_of(&machine.spec),
+                zone: machine.zone,
                 grace: self.setup.grace,
                 patience: Duration::from_secs(120),
                 ..Default::default()
@@ -275,7 +275,7 @@ impl Network {
         if let Some(until) = self.blocked_until(from, to) {
             return self.push(until, Event::Say { from: from as u32, to: to as u32, serial, message });
         }
-        let (now, id, zone) = (self.now, self.machines[from].id, self.zone_of(&self.machines[from].spec));
+        let (now, id, zone) = (self.now, self.machines[from].id, self.machines[from].zone);
         match &*message {
             Message::Want { positions, .. } => return self.wanted(to, from, positions),
             Message::Cancel { positions, .. } => {

@@ -66,7 +66,7 @@ impl Network {
 
     pub(super) fn learn(&mut self, at: usize, other: usize) {
         let peer = &self.machines[other];
-        let (id, zone, near) = (peer.id, self.zone_of(&peer.spec), peer.spec.rack == self.machines[at].spec.rack);
+        let (id, zone, near) = (peer.id, peer.zone, peer.spec.rack == self.machines[at].spec.rack);
         // As in the program: the node with the lower name dials at once, the other a moment later.
         let courtesy = if self.machines[at].id < id { Duration::ZERO } else { Duration::from_millis(200) };
         let now = self.now;
@@ -130,7 +130,7 @@ impl Network {
     pub(super) fn open(&mut self, a: usize, b: usize) {
         let now = self.now;
         let (ids, zones) =
-            ([a, b].map(|at| self.machines[at].id), [a, b].map(|at| self.zone_of(&self.machines[at].spec)));
+            ([a, b].map(|at| self.machines[at].id), [a, b].map(|at| self.machines[at].zone));
         if self.machines[a].sessions.contains_key(&b) {
             self.machines[a].neighbours.opened(ids[1], zones[1], now);
             return;
@@ -164,7 +164,7 @@ impl Network {
         let address = |number: usize| ([10, (number >> 16) as u8, (number >> 8) as u8, number as u8], 7749).into();
         let told = self.machines[at].neighbours.to_tell(&to).into_iter().map(|node| {
             let number = super::machine::number_of(&node);
-            PeerAddress { node, zone: self.zone_of(&self.machines[number].spec), address: address(number) }
+            PeerAddress { node, zone: self.machines[number].zone, address: address(number) }
         });
         let peers: Vec<PeerAddress> = told.collect();
         if !peers.is_empty() {

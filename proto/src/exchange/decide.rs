@@ -118,7 +118,8 @@ impl Exchange {
         if self.crossing.ready().is_empty() || self.in_flight >= self.config.budget {
             return;
         }
-        if !self.peers.values().any(|peer| !peer.near && peer.room(now) > 0) {
+        let room = |exchange: &Self| exchange.peers.values().any(|peer| !peer.near && peer.room(now) > 0);
+        if !room(self) {
             return;
         }
         let from = self.picks.start();
@@ -127,7 +128,7 @@ impl Exchange {
         let mut asks: BTreeMap<NodeId, Vec<Position>> = BTreeMap::new();
         let mut claims = Vec::new();
         for position in order {
-            if self.in_flight >= self.config.budget {
+            if self.in_flight >= self.config.budget || !room(self) {
                 break;
             }
             let Some(peer) = self.best_holder(position, &[], now) else { continue };

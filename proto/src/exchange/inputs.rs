@@ -19,7 +19,7 @@ impl Exchange {
         let near = zone == self.config.zone;
         let count = self.lengths.len() as u32;
         let new = !self.peers.contains_key(&peer);
-        let known = self.peers.entry(peer).or_insert_with(|| Peer::new(near, count, now));
+        let known = self.peers.get_or_insert_with(peer, || Peer::new(near, count, now));
         if known.downloads != downloads {
             known.downloads = downloads;
             self.electorate_changed();

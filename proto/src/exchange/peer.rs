@@ -1,10 +1,10 @@
 //! What is known of one peer: its holdings, its load, its pace, its claims. Decides nothing.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::bits::Bits;
 use crate::election::GROUP;
+use crate::sorted::Sorted;
 use crate::{Position, Time};
 
 /// A request is never called late before this.
@@ -43,8 +43,10 @@ const AHEAD: f64 = 0.25;
 /// Bytes a second assumed of a peer that has not sent anything yet.
 const UNKNOWN_RATE: f64 = 20e6;
 
-/// One peer of an exchange.
+/// One peer of an exchange. What is asked of every peer before each decision comes first, so that it is in few lines of
+/// the processor's cache.
 #[derive(Debug)]
+#[repr(C)]
 pub(super) struct Peer {
     /// It is of the own zone.
     pub(super) near: bool,
@@ -62,17 +64,23 @@ pub(super) struct Peer {
     pub(super) suspect: bool,
     /// What it holds.
     pub(super) holdings: Bits,
+    outstanding_bytes: u64,
+    /// Bytes that may be outstanding, and bytes a second that it is counted on for.
+    window: u64,
+    pace: f64,
     /// What it was asked and when, and the bytes expected.
-    pub(super) outstanding: BTreeMap<Position, (Time, u64)>,
-    /// Groups that it is fetching from the origin, and since when.
-    pub(super) claims: BTreeMap<u32, Time>,
+    pub(super) outstanding: Sorted<Position, (Time, u64)>,
     /// It is not asked before this.
     pub(super) busy_until: Time,
+    /// When it was last seen to owe answers for too long, if it sent nothing since.
+    stalled_at: Option<Time>,
+    arrived_at: Time,
+    late_after: Duration,
+    spoke_at: Time,
+    /// Groups that it is fetching from the origin, and since when.
+    pub(super) claims: Sorted<u32, Time>,
     /// When it joined.
     pub(super) joined_at: Time,
-    outstanding_bytes: u64,
-    spoke_at: Time,
-    arrived_at: Time,
     /// When it last answered a request, or came to owe an answer.
     served_at: Time,
     claim_progress_at: Time,
@@ -88,8 +96,6 @@ pub(super) struct Peer {
     distrusted_until: Time,
     denied: usize,
     busy_first: Option<Time>,
-    /// When it was last seen to owe answers for too long, if it sent nothing since.
-    stalled_at: Option<Time>,
 }
 
 impl Peer {
@@ -104,11 +110,14 @@ impl Peer {
             discounted: false,
             suspect: false,
             holdings: Bits::new(count),
-            outstanding: BTreeMap::new(),
-            claims: BTreeMap::new(),
+            outstanding: Sorted::new(),
+            claims: Sorted::new(),
             busy_until: Duration::ZERO,
             joined_at: now,
             outstanding_bytes: 0,
+            window: FIRST_WINDOW,
+            pace: UNKNOWN_RATE,
+            late_after: EARLIEST_LATE,
             spoke_at: now,
             arrived_at: now,
             served_at: now,
@@ -170,7 +179,7 @@ impl Peer {
             self.claim_progress_at = now;
         }
         if self.claims.len() < MOST_CLAIMS {
-            self.claims.entry(group).or_insert(now);
+            self.claims.get_or_insert_with(group, || now);
         }
     }
 
@@ -226,6 +235,8 @@ impl Peer {
                 self.deviation += ((took - self.latency).abs() - self.deviation) * 0.125;
                 self.latency += (took - self.latency) * 0.125;
             }
+            let late = Duration::from_secs_f64(self.latency + 4.0 * self.deviation);
+            self.late_after = late.clamp(EARLIEST_LATE, LATEST_LATE);
             self.served_at = now;
             self.strikes = 0;
             self.denied = 0;
@@ -237,7 +248,10 @@ impl Peer {
         let busy = now.saturating_sub(self.busy_since).as_secs_f64();
         if busy >= 0.1 || (self.outstanding.is_empty() && busy > 0.0) {
             let seen = self.busy_bytes as f64 / busy.max(1e-4);
-            self.rate = Some(self.rate.map_or(seen, |rate| rate + (seen - rate) * 0.3));
+            let rate = self.rate.map_or(seen, |rate| rate + (seen - rate) * 0.3);
+            self.rate = Some(rate);
+            self.window = ((rate * AHEAD) as u64).clamp(LEAST_WINDOW, MOST_WINDOW);
+            self.pace = rate.max(1.0);
             self.busy_since = now;
             self.busy_bytes = 0;
         }
@@ -268,7 +282,7 @@ impl Peer {
 
     /// After how long without an answer a request to this peer is late.
     pub(super) fn late_after(&self) -> Duration {
-        Duration::from_secs_f64(self.latency + 4.0 * self.deviation).clamp(EARLIEST_LATE, LATEST_LATE)
+        self.late_after
     }
 
     /// Whether it owes answers and none has come for too long.
@@ -307,8 +321,7 @@ impl Peer {
 
     /// Bytes that may still be asked.
     pub(super) fn room(&self, now: Time) -> u64 {
-        let window = self.rate.map_or(FIRST_WINDOW, |rate| (rate * AHEAD) as u64);
-        let room = window.clamp(LEAST_WINDOW, MOST_WINDOW).saturating_sub(self.outstanding_bytes);
+        let room = self.window.saturating_sub(self.outstanding_bytes);
         if room == 0 || now < self.busy_until || self.discounted || self.stalled(now) {
             return 0;
         }
@@ -328,7 +341,7 @@ impl Peer {
 
     /// Seconds until `bytes` more would be here.
     pub(super) fn wait_for(&self, bytes: u64) -> f64 {
-        (self.outstanding_bytes + bytes) as f64 / self.rate.unwrap_or(UNKNOWN_RATE).max(1.0)
+        (self.outstanding_bytes + bytes) as f64 / self.pace
     }
 
     /// Whether its books are in order.
