@@ -122,6 +122,7 @@ pub struct Session {
 
 /// A machine as it runs.
 pub struct Machine {
+    pub number: usize,
     pub spec: Spec,
     pub id: NodeId,
     pub zone: ZoneId,
@@ -148,6 +149,7 @@ impl Machine {
     pub fn new(number: usize, spec: Spec, zone: ZoneId, seed: u64, watched: bool) -> Self {
         let id = node_id(number);
         Self {
+            number,
             id,
             neighbours: Neighbours::new(id, zone, seed ^ number as u64),
             exchange: None,
@@ -173,11 +175,6 @@ impl Machine {
         self.spec.stopped.filter(|(from, to)| now >= *from && now < *to).map(|(_, to)| to)
     }
 
-    /// Until when it is cut off like this.
-    pub fn cut_until(&self, now: Time, what: &[Cut]) -> Option<Time> {
-        self.spec.cut.filter(|(from, to, cut)| now >= *from && now < *to && what.contains(cut)).map(|(_, to, _)| to)
-    }
-
     /// The next chunk to send: peers take turns, as their TCP connections would.
     pub fn next_to_send(&mut self) -> Option<(usize, Position)> {
         while let Some(peer) = self.waiting.range(self.served_last + 1..).next().or(self.waiting.first()).copied() {
@@ -188,6 +185,48 @@ impl Machine {
             self.waiting.remove(&peer);
         }
         None
+    }
+}
+
+/// The machines of a rack, by their numbers.
+#[derive(Default)]
+pub struct Machines {
+    numbers: Vec<usize>,
+    machines: Vec<Machine>,
+}
+
+impl Machines {
+    pub fn push(&mut self, machine: Machine) {
+        self.numbers.push(machine.number);
+        self.machines.push(machine);
+    }
+
+    pub fn iter(&self) -> std::slice::Iter<'_, Machine> {
+        self.machines.iter()
+    }
+
+    /// Those that were there from the start follow each other.
+    fn at(&self, number: usize) -> usize {
+        let guess = number.wrapping_sub(self.numbers[0]);
+        match self.numbers.get(guess) {
+            Some(found) if *found == number => guess,
+            _ => self.numbers.binary_search(&number).expect("a machine of this rack"),
+        }
+    }
+}
+
+impl std::ops::Index<usize> for Machines {
+    type Output = Machine;
+
+    fn index(&self, number: usize) -> &Machine {
+        &self.machines[self.at(number)]
+    }
+}
+
+impl std::ops::IndexMut<usize> for Machines {
+    fn index_mut(&mut self, number: usize) -> &mut Machine {
+        let at = self.at(number);
+        &mut self.machines[at]
     }
 }
 

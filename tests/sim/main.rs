@@ -11,13 +11,17 @@ mod file;
 mod liars;
 mod links;
 mod machine;
+mod meetings;
 mod network;
+mod part;
 mod report;
 #[allow(dead_code, reason = "the tests use more of it")]
 mod rng;
 #[allow(dead_code, reason = "the tests use more of it")]
 mod scenario;
 mod sessions;
+mod threads;
+mod who;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -39,6 +43,9 @@ struct Args {
     /// Print one JSON object.
     #[arg(long)]
     json: bool,
+    /// Threads to run on; the run is the same with any number. 0: as many as are of use.
+    #[arg(long, default_value_t = 0)]
+    threads: usize,
 }
 
 fn main() -> ExitCode {
@@ -53,6 +60,7 @@ fn main() -> ExitCode {
         }
     };
     setup.seed = args.seed.unwrap_or(setup.seed);
+    setup.threads = args.threads;
     let started = Instant::now();
     let outcome = Network::new(setup).run();
     let report = Report::new(&outcome, started.elapsed());
