@@ -39,15 +39,12 @@ impl Audience {
         Self { pending: Vec::new(), bytes: 0, urgent: false, told_at: now }
     }
 
-    /// When it is time, with so many peers to be told.
-    fn due(&self, peers: usize, share: f64, most: Duration) -> Option<Time> {
-        if self.pending.is_empty() {
-            return None;
-        }
+    /// When it is time for what is pending, with so many peers to be told.
+    fn due(&self, peers: usize, share: f64, most: Duration) -> Time {
         let least = LEAST + LEAST_PER_PEER * peers as u32;
         let enough = self.bytes as f64 * share >= (peers as u64 * COST) as f64;
         let wait = if self.urgent || enough { least } else { most.max(least) };
-        Some(if self.pending.len() >= POSITIONS && enough { Time::ZERO } else { self.told_at + wait })
+        if self.pending.len() >= POSITIONS && enough { Time::ZERO } else { self.told_at + wait }
     }
 }
 
@@ -73,12 +70,15 @@ impl Exchange {
     }
 
     fn due(&self, at: usize) -> Option<Time> {
+        if self.audiences[at].pending.is_empty() {
+            return None;
+        }
         let share = match (at, self.bounded) {
             (0, false) => NEAR_SHARE,
             (0, true) => BOUNDED_SHARE,
             _ => (FAR_SHARE / (1 + self.roster.nodes()) as f64).min(MOST_FAR_SHARE),
         };
-        self.audiences[at].due(self.listening[at], share, MOST[at])
+        Some(self.audiences[at].due(self.listening[at], share, MOST[at]))
     }
 
     /// Counts those that are to be told.

@@ -64,6 +64,11 @@ impl Crossing {
         &self.ready
     }
 
+    /// The first of what is ready, from there on.
+    pub(super) fn ready_from(&self, from: Position) -> Option<Position> {
+        self.ready.range(from..).next().copied()
+    }
+
     /// Only other zones hold it, from now on.
     pub(super) fn add(&mut self, position: Position, now: Time) {
         if self.seen.insert(position, now).is_none() {
@@ -118,7 +123,7 @@ impl Crossing {
     }
 
     /// Starts over, because something changed. `members` are the other downloaders of the zone.
-    pub(super) fn refresh(&mut self, members: BTreeSet<NodeId>) {
+    pub(super) fn refresh(&mut self, members: Vec<NodeId>) {
         self.stale = false;
         self.members.set(members, |node, group| self.election.score(node, group));
         self.fresh = self.seen.keys().copied().collect();
@@ -175,7 +180,7 @@ mod tests {
         NodeId([number; 32])
     }
 
-    fn nodes(me: u8) -> BTreeSet<NodeId> {
+    fn nodes(me: u8) -> Vec<NodeId> {
         (0..5).filter(|number| *number != me).map(node).collect()
     }
 

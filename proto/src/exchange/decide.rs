@@ -122,15 +122,20 @@ impl Exchange {
         if !room(self) {
             return;
         }
-        let from = self.picks.start();
-        let ready = self.crossing.ready();
-        let order: Vec<Position> = ready.range(from..).chain(ready.range(..from)).take(LOOKED_AT).copied().collect();
+        let start = self.picks.start();
+        let (mut next, mut wrapped, mut looked_at) = (self.crossing.ready_from(start), false, 0);
         let mut asks: BTreeMap<NodeId, Vec<Position>> = BTreeMap::new();
         let mut claims = Vec::new();
-        for position in order {
-            if self.in_flight >= self.config.budget || !room(self) {
-                break;
-            }
+        while looked_at < LOOKED_AT && self.in_flight < self.config.budget {
+            let Some(position) = next.filter(|position| !wrapped || *position < start) else {
+                if wrapped {
+                    break;
+                }
+                (next, wrapped) = (self.crossing.ready_from(0), true);
+                continue;
+            };
+            looked_at += 1;
+            next = self.crossing.ready_from(position + 1);
             let Some(peer) = self.best_holder(position, &[], now) else { continue };
             let group = group_of(position);
             if claims.len() < CLAIM_GROUPS && self.crossing.claim(group) {
@@ -138,6 +143,9 @@ impl Exchange {
             }
             self.ask(position, peer, now);
             asks.entry(peer).or_default().push(position);
+            if !room(self) {
+                break;
+            }
         }
         if !claims.is_empty() {
             let near = self.peers.iter().filter(|(_, peer)| peer.near && !peer.complete).map(|(id, _)| *id);
