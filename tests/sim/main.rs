@@ -48,8 +48,21 @@ struct Args {
     threads: usize,
 }
 
+/// Starts this program again with memory in large pages: nearly every event is about a machine that is in no cache, and
+/// with small pages where it is would not be in one either. With another C library nothing comes of it.
+fn with_large_pages() {
+    use std::os::unix::process::CommandExt;
+    const TUNABLES: &str = "GLIBC_TUNABLES";
+    if let (None, Ok(program)) = (std::env::var_os(TUNABLES), std::env::current_exe()) {
+        let mut again = std::process::Command::new(program);
+        let failed = again.args(std::env::args_os().skip(1)).env(TUNABLES, "glibc.malloc.hugetlb=1").exec();
+        eprintln!("without large pages: {failed}");
+    }
+}
+
 fn main() -> ExitCode {
     let args = Args::parse();
+    with_large_pages();
     let setup =
         std::fs::read_to_string(&args.scenario).map_err(|error| error.to_string()).and_then(|text| file::parse(&text));
     let mut setup = match setup {

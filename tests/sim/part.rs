@@ -156,15 +156,18 @@ impl Part {
             Event::Vanish(_) => self.vanish(at),
             Event::Deaf(_) => self.deafen(at),
             Event::Say { from, serial, bytes, message, .. } => {
+                let links_only = matches!(*message, Message::Want { .. } | Message::Cancel { .. });
                 self.hear(from as usize, at, serial, bytes, message);
+                if links_only {
+                    return;
+                }
             }
             Event::Sent(_) => {
                 self.machines[at].sending = false;
-                self.send_next(at);
+                return self.send_next(at);
             }
             Event::Chunk { from, to, serial, position, hop } => {
-                self.chunk(from as usize, to as usize, serial, position, hop);
-                if hop == Hop::OutOfRack {
+                if !self.chunk(from as usize, to as usize, serial, position, hop) {
                     return;
                 }
             }
@@ -280,31 +283,34 @@ impl Part {
         self.push(self.now + took + within, Event::Chunk { from: at as u32, to: to as u32, serial, position, hop });
     }
 
-    /// A chunk is at some place of its way.
-    fn chunk(&mut self, from: usize, to: usize, serial: u32, position: Position, hop: Hop) {
+    /// A chunk is at some place of its way. Whether that is its end.
+    fn chunk(&mut self, from: usize, to: usize, serial: u32, position: Position, hop: Hop) -> bool {
         let (from32, to32) = (from as u32, to as u32);
         if let Some(until) = self.blocked_until(from, to) {
-            return self.push(until, Event::Chunk { from: from32, to: to32, serial, position, hop });
+            self.push(until, Event::Chunk { from: from32, to: to32, serial, position, hop });
+            return false;
         }
         let length = self.stored[position as usize];
         if hop == Hop::OutOfRack {
             let out = self.rack.from.pass(length, self.now) + self.setup.rack_latency;
             let event = Event::Chunk { from: from32, to: to32, serial, position, hop: Hop::IntoRack };
-            return self.posts.push(Post::To(out, to32, event));
+            self.posts.push(Post::To(out, to32, event));
+            return false;
         }
         if let Some((at, hop)) = self.pass(to, length, hop) {
-            return self.push(at, Event::Chunk { from: from32, to: to32, serial, position, hop });
+            self.push(at, Event::Chunk { from: from32, to: to32, serial, position, hop });
+            return false;
         }
         self.outcome.data_bytes += u64::from(length);
         let (now, id) = (self.now, self.who[from].id);
         let machine = &mut self.machines[to];
         if machine.sessions.get(&from).is_none_or(|session| session.serial != serial) {
-            return;
+            return true;
         }
         if let Some(watch) = &mut machine.watch {
             watch.asked.get_mut(&from).map(|asked| asked.remove(&position));
         }
-        let Some(exchange) = &mut machine.exchange else { return };
+        let Some(exchange) = &mut machine.exchange else { return true };
         if exchange.arrived(position, id, u64::from(length), now) {
             if let Some(asked) = self.first_asked.remove(&(to, position)) {
                 self.outcome.longest_wait = self.outcome.longest_wait.max(now.saturating_sub(asked));
@@ -312,6 +318,7 @@ impl Part {
             let right = self.who[from].kind != Kind::Garbage;
             self.push(now + self.setup.verification, Event::Verified { at: to32, position, from: Some(from32), right });
         }
+        true
     }
 
     pub(super) fn origin_answered(&mut self, at: usize, position: Position, answer: OriginAnswer) {

@@ -79,7 +79,9 @@ impl Parts {
 struct Gate {
     state: Mutex<State>,
     changed: Condvar,
-    next: AtomicUsize,
+    /// Each thread's next rack, of those that are its own as long as no other has nothing left to do: what is known of
+    /// them is in its processor's cache.
+    next: Vec<AtomicUsize>,
 }
 
 #[derive(Default)]
@@ -100,17 +102,24 @@ impl Gate {
         self.changed.wait(state).unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn take(&self, parts: &Parts, until: Time) {
-        loop {
-            let rack = self.next.fetch_add(1, Ordering::Relaxed);
-            if rack >= parts.0.len() {
-                return;
+    fn new(threads: usize) -> Self {
+        Self { next: (0..threads).map(AtomicUsize::new).collect(), ..Self::default() }
+    }
+
+    fn take(&self, parts: &Parts, thread: usize, until: Time) {
+        let all = self.next.len();
+        for of in (0..all).map(|other| (thread + other) % all) {
+            loop {
+                let rack = self.next[of].fetch_add(all, Ordering::Relaxed);
+                if rack >= parts.0.len() {
+                    break;
+                }
+                parts.run(rack, until);
             }
-            parts.run(rack, until);
         }
     }
 
-    fn work(&self, parts: &Parts) {
+    fn work(&self, parts: &Parts, thread: usize) {
         let mut done = 0;
         loop {
             let mut state = self.lock();
@@ -123,7 +132,7 @@ impl Gate {
             done = state.round;
             let until = state.until;
             drop(state);
-            let result = catch_unwind(AssertUnwindSafe(|| self.take(parts, until)));
+            let result = catch_unwind(AssertUnwindSafe(|| self.take(parts, thread, until)));
             let mut state = self.lock();
             state.panic = result.err().or(state.panic.take());
             state.working -= 1;
@@ -132,12 +141,13 @@ impl Gate {
         }
     }
 
-    fn run(&self, parts: &Parts, others: usize, until: Time) {
-        self.next.store(0, Ordering::Relaxed);
+    fn run(&self, parts: &Parts, until: Time) {
+        let others = self.next.len() - 1;
+        self.next.iter().enumerate().for_each(|(first, next)| next.store(first, Ordering::Relaxed));
         let end = nanos(until);
         let busy = parts.0.iter().filter(|slot| slot.next.load(Ordering::Relaxed) < end).take(WORTH_WAKING).count();
         if others == 0 || busy < WORTH_WAKING {
-            return self.take(parts, until);
+            return self.take(parts, 0, until);
         }
         let mut state = self.lock();
         state.round += 1;
@@ -145,7 +155,7 @@ impl Gate {
         state.working = others;
         drop(state);
         self.changed.notify_all();
-        self.take(parts, until);
+        self.take(parts, 0, until);
         let mut state = self.lock();
         while state.working > 0 {
             state = self.wait(state);
@@ -166,13 +176,12 @@ pub fn with_workers(parts: &Parts, threads: usize, go: impl FnOnce(&dyn Fn(Time)
             self.0.changed.notify_all();
         }
     }
-    let gate = Gate::default();
+    let gate = &Gate::new(threads.max(1));
     std::thread::scope(|scope| {
-        let _over = Over(&gate);
-        let others = threads.saturating_sub(1);
-        for _ in 0..others {
-            scope.spawn(|| gate.work(parts));
+        let _over = Over(gate);
+        for thread in 1..threads {
+            scope.spawn(move || gate.work(parts, thread));
         }
-        go(&|until| gate.run(parts, others, until));
+        go(&|until| gate.run(parts, until));
     });
 }
