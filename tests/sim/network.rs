@@ -22,6 +22,13 @@ use super::who::Who;
 
 pub const INDEX: IndexId = IndexId([7; 32]);
 
+/// Sessions open at multiples of this, so that racks are not kept from running on their own by each of them.
+const TOGETHER: u64 = 500_000;
+
+fn together(at: Time) -> Time {
+    Duration::from_nanos((at.as_nanos() as u64).next_multiple_of(TOGETHER))
+}
+
 /// Machines for which another thread is worth waking.
 const MACHINES_A_THREAD: usize = 200;
 
@@ -173,7 +180,7 @@ impl Network {
                         }
                         self.push(at, to as usize, event);
                     }
-                    Post::Dial(at, event) => self.events.push(at, event),
+                    Post::Dial(at, event) => self.events.push(together(at), event),
                     Post::Origin(at, by, position) => asked.push((at, by as usize, position)),
                 }
             }
