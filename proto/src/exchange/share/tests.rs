@@ -62,7 +62,7 @@ fn what_another_is_at_is_left_to_it_until_something_changes() {
     assert!(first.iter().all(|group| group % 2 == 1), "{first:?}");
     assert_eq!(first.len(), 20);
     share.changed();
-    share.refresh([node(1)].into(), BTreeSet::new());
+    share.refresh(vec![node(1)], Vec::new());
     assert_eq!(started(&mut share, 40, |group| group % 2 == 1).len(), 20);
 }
 
