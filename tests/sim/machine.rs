@@ -130,8 +130,9 @@ pub struct Machine {
     pub exchange: Option<Box<Exchange>>,
     pub gone: bool,
     pub finished: Option<Time>,
-    /// What it had from the start, and what came and was verified.
-    pub right: RoaringBitmap,
+    /// How much it had from the start, or came and was verified; and what of it came.
+    pub right: u64,
+    came: Vec<u64>,
     /// The time of the timer that counts, and of the neighbours' one.
     pub timer: Option<Time>,
     pub sessions: BTreeMap<usize, Session>,
@@ -155,7 +156,8 @@ impl Machine {
             exchange: None,
             gone: false,
             finished: None,
-            right: spec.held.clone(),
+            right: spec.held.len(),
+            came: Vec::new(),
             timer: None,
             sessions: BTreeMap::new(),
             waiting: BTreeSet::new(),
@@ -173,6 +175,18 @@ impl Machine {
     /// Until when it stands still.
     pub fn stopped_until(&self, now: Time) -> Option<Time> {
         self.spec.stopped.filter(|(from, to)| now >= *from && now < *to).map(|(_, to)| to)
+    }
+
+    /// A chunk came and was verified.
+    pub fn came(&mut self, position: Position) {
+        let (at, bit) = (position as usize / 64, 1 << (position % 64));
+        if self.came.len() <= at {
+            self.came.resize(at + 1, 0);
+        }
+        if self.came[at] & bit == 0 && (self.spec.held.is_empty() || !self.spec.held.contains(position)) {
+            self.came[at] |= bit;
+            self.right += 1;
+        }
     }
 
     /// The next chunk to send: peers take turns, as their TCP connections would.

@@ -336,9 +336,11 @@ impl Part {
     fn verified(&mut self, at: usize, position: Position, from: Option<u32>, right: bool) {
         let source = from.map_or(Source::Origin, |from| Source::Peer(self.who[from as usize].id));
         let machine = &mut self.machines[at];
+        if right && machine.exchange.is_some() {
+            machine.came(position);
+        }
         let Some(exchange) = &mut machine.exchange else { return };
         if right {
-            machine.right.insert(position);
             exchange.stored(position, self.now);
         } else {
             exchange.corrupt(position, source, self.now);
@@ -417,7 +419,7 @@ impl Part {
             }
             Output::Complete => {
                 let machine = &mut self.machines[at];
-                let right = machine.right.len() == self.stored.len() as u64;
+                let right = machine.right == self.stored.len() as u64;
                 self.outcome.wrong += u64::from(!right);
                 if machine.finished.is_none() && machine.spec.has_to_finish() {
                     self.finished += 1;

@@ -94,7 +94,8 @@ impl Exchange {
             if !due && !last {
                 continue;
             }
-            let to: Vec<NodeId> = self.listeners(at == 0).collect();
+            let mut to = Vec::with_capacity(self.peers.len());
+            to.extend(self.listeners(at == 0));
             let audience = &mut self.audiences[at];
             audience.told_at = now;
             audience.urgent = false;

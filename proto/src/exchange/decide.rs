@@ -87,7 +87,8 @@ impl Exchange {
     /// What is askable of a peer that has room, or a window of it.
     fn within_reach(&self, now: Time) -> Vec<Position> {
         let with_room = self.peers.values().filter(|peer| peer.near && !peer.holdings.is_empty() && peer.room(now) > 0);
-        let holdings: Vec<&Bits> = with_room.map(|peer| &peer.holdings).collect();
+        let mut holdings: Vec<&Bits> = Vec::with_capacity(self.peers.len());
+        holdings.extend(with_room.map(|peer| &peer.holdings));
         if holdings.is_empty() {
             return Vec::new();
         }
