@@ -139,7 +139,13 @@ impl Bits {
             if own == 0 {
                 continue;
             }
-            let word = own & others.iter().fold(0, |all, other| all | other.word(at));
+            let mut word = 0;
+            for other in others {
+                word |= own & other.word(at);
+                if word == own {
+                    break;
+                }
+            }
             found.extend(positions(at as u32, word));
             if found.len() >= most {
                 break;

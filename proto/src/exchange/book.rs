@@ -213,8 +213,7 @@ impl Exchange {
             return Err(format!("{states} states for {count} positions"));
         }
         let elsewhere = |position: &Position| {
-            self.missing.contains(*position)
-                || [&self.held, &self.postponed].iter().any(|set| set.contains(*position))
+            self.missing.contains(*position) || [&self.held, &self.postponed].iter().any(|set| set.contains(*position))
         };
         if let Some(position) = self.checking.keys().chain(self.asked.keys()).find(|position| elsewhere(position)) {
             return Err(format!("position {position} is in two states"));
