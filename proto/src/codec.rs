@@ -23,6 +23,9 @@ pub enum DecodeError {
     Malformed(String),
 }
 
+/// Bytes that most frames fit in.
+const FRAME: usize = 128;
+
 fn options() -> impl Options {
     bincode::DefaultOptions::new().with_varint_encoding().with_limit(MESSAGE_BYTES as u64)
 }
@@ -33,7 +36,8 @@ fn options() -> impl Options {
 /// When the message is over a limit of [`crate::limits`]; senders split before they get here.
 pub fn encode(message: &Message) -> Result<Vec<u8>, DecodeError> {
     check(message)?;
-    let mut frame = vec![0; 4];
+    let mut frame = Vec::with_capacity(FRAME);
+    frame.extend([0; 4]);
     options().serialize_into(&mut frame, message).map_err(|e| DecodeError::Malformed(e.to_string()))?;
     let length = (frame.len() - 4) as u32;
     frame[..4].copy_from_slice(&length.to_le_bytes());

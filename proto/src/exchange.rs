@@ -39,6 +39,7 @@ use roaring::RoaringBitmap;
 
 use crate::bits::Bits;
 use crate::election::{Election, GROUP, group_of};
+use crate::sorted::Sorted;
 use crate::{Holdings, IndexId, Message, NodeId, Position, Time, ZoneId, limits};
 use announce::Audience;
 use crossing::Crossing;
@@ -149,13 +150,15 @@ pub struct Exchange {
     config: Config,
     lengths: Arc<[u32]>,
     held: RoaringBitmap,
-    missing: RoaringBitmap,
+    missing: Bits,
     askable: Bits,
+    /// Of what is missing, what no peer holds.
+    nowhere: Bits,
     crossing: Crossing,
     postponed: RoaringBitmap,
-    checking: BTreeMap<Position, u64>,
+    checking: Sorted<Position, u64>,
     asked: BTreeMap<Position, Asked>,
-    peers: BTreeMap<NodeId, Peer>,
+    peers: Sorted<NodeId, Peer>,
     /// How many peers of the own zone hold each position, and how many of others; empty while there are none of these.
     available: Vec<u16>,
     abroad: Vec<u16>,
@@ -188,6 +191,8 @@ pub struct Exchange {
     /// Since when one of them is waited for.
     waiting_since: Option<Time>,
     banned: BTreeSet<NodeId>,
+    /// Empty between calls: kept for its memory.
+    news: Vec<(u32, u64)>,
     finished: bool,
     out: VecDeque<Output>,
     stats: Stats,
@@ -212,9 +217,10 @@ impl Exchange {
         now: Time,
     ) -> Self {
         let count = lengths.len() as u32;
-        let mut missing = RoaringBitmap::new();
-        missing.insert_range(0..count);
-        missing -= &held;
+        let mut missing = Bits::full(count);
+        for position in &held {
+            missing.remove(position);
+        }
         Self {
             me,
             index: *index,
@@ -232,12 +238,13 @@ impl Exchange {
             abroad: Vec::new(),
             lengths,
             held,
+            nowhere: missing.clone(),
             missing,
             askable: Bits::new(count),
             postponed: RoaringBitmap::new(),
-            checking: BTreeMap::new(),
+            checking: Sorted::new(),
             asked: BTreeMap::new(),
-            peers: BTreeMap::new(),
+            peers: Sorted::new(),
             audiences: [Audience::new(now), Audience::new(now)],
             listening: [0; 2],
             changed: true,
@@ -250,6 +257,7 @@ impl Exchange {
             waited: Duration::ZERO,
             waiting_since: None,
             banned: BTreeSet::new(),
+            news: Vec::new(),
             finished: false,
             out: VecDeque::new(),
             stats: Stats::default(),
@@ -259,7 +267,7 @@ impl Exchange {
 
     /// These may still turn up on this machine: they are not asked for until [`Exchange::want`] says so.
     pub fn postpone(&mut self, positions: &RoaringBitmap) {
-        let positions = positions & &self.missing;
+        let positions: RoaringBitmap = positions.iter().filter(|position| self.missing.contains(*position)).collect();
         self.changed = true;
         positions.iter().for_each(|position| self.not_missing(position));
         self.postponed |= positions;

@@ -113,7 +113,8 @@ fn take(from: &mut &[u8]) -> Option<u32> {
 /// The runs of a set: for each, how many positions are left out before it and how many it has beyond the first. `None`
 /// if they take more than so many bytes.
 fn to_runs(set: &RoaringBitmap, most: usize) -> Option<Vec<u8>> {
-    let mut bytes = vec![RUNS];
+    let mut bytes = Vec::with_capacity(64);
+    bytes.push(RUNS);
     let mut positions = set.iter();
     let mut end = 0;
     while let Some(run) = positions.next_range() {

@@ -1,5 +1,6 @@
 //! The three names that peers exchange, each 32 bytes: a chunk, an index, a node.
 
+use std::cmp::Ordering;
 use std::fmt;
 use std::str::FromStr;
 
@@ -13,13 +14,27 @@ pub struct ParseIdError(String);
 macro_rules! id {
     ($(#[$doc:meta])* $name:ident) => {
         $(#[$doc])*
-        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+        #[derive(Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
         pub struct $name(pub [u8; 32]);
 
         impl $name {
             /// The bytes of this id.
             pub const fn as_bytes(&self) -> &[u8; 32] {
                 &self.0
+            }
+        }
+
+        impl PartialOrd for $name {
+            fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+                Some(self.cmp(other))
+            }
+        }
+
+        /// That of the bytes. The first few of them nearly always tell.
+        impl Ord for $name {
+            fn cmp(&self, other: &Self) -> Ordering {
+                let first = |id: &Self| id.0.first_chunk().map(|first| u64::from_be_bytes(*first));
+                first(self).cmp(&first(other)).then_with(|| self.0.cmp(&other.0))
             }
         }
 
@@ -70,6 +85,16 @@ id! {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn ids_are_ordered_as_their_bytes() {
+        let ids = [[0, 0], [0, 1], [1, 0], [1, 255], [255, 1]].map(|[first, last]| {
+            let mut id = [first; 32];
+            id[31] = last;
+            NodeId(id)
+        });
+        assert!(ids.is_sorted() && ids.iter().all(|id| ids.iter().all(|other| id.cmp(other) == id.0.cmp(&other.0))));
+    }
 
     #[test]
     fn an_id_reads_back_from_what_it_prints() {

@@ -23,6 +23,7 @@ pub mod index_race;
 pub mod limits;
 pub mod message;
 pub mod neighbours;
+mod sorted;
 pub mod zone;
 
 pub use exchange::Exchange;

@@ -146,3 +146,20 @@ fn the_same_seed_gives_the_same_run() {
     other.seed += 1;
     assert_ne!(Network::new(other).run().trace, first.trace);
 }
+
+#[test]
+fn a_run_is_the_same_on_any_number_of_threads() {
+    let run = |threads: usize| {
+        let mut setup = setup(120, machines(40, 100.0), 100.0);
+        setup.racks = vec![100e6; 10];
+        setup.machines.iter_mut().zip(0..).for_each(|(machine, number)| machine.rack = number / 4);
+        setup.check_every = 0;
+        setup.churn = (0.01, 0.5);
+        setup.threads = threads;
+        Network::new(setup).run()
+    };
+    let alone = run(1);
+    assert!(alone.steps > 10_000);
+    assert_eq!(run(2), alone);
+    assert_eq!(run(3), alone);
+}

@@ -2,7 +2,7 @@
 
 use std::cmp::Ordering;
 use std::collections::BinaryHeap;
-use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use proto::exchange::OriginAnswer;
@@ -33,7 +33,8 @@ pub enum Event {
         from: u32,
         to: u32,
         serial: u32,
-        message: Rc<Message>,
+        bytes: u32,
+        message: Arc<Message>,
     },
     Sent(u32),
     Chunk {

@@ -6,14 +6,15 @@ use proto::{Holdings, Message, Position};
 
 use super::events::Event;
 use super::machine::Kind;
-use super::network::{INDEX, Network};
+use super::network::INDEX;
+use super::part::{Part, Post};
 
 /// Between two words of a machine that only talks.
 const WORDS: Duration = Duration::from_millis(200);
 /// How long a restless machine stays.
 const STAY: Duration = Duration::from_secs(1);
 
-impl Network {
+impl Part {
     /// What a machine says that it holds when a session opens; `None`: it does not say.
     pub(super) fn holdings_told(&self, at: usize) -> Option<Holdings> {
         let machine = &self.machines[at];
@@ -35,7 +36,7 @@ impl Network {
             Kind::Talking | Kind::Repeating => self.push(self.now + WORDS, Event::Talk(at as u32, peer as u32)),
             Kind::Restless => {
                 self.end_session(at, peer, self.now + STAY, false);
-                self.push(self.now + STAY * 11 / 10, Event::Session(at as u32, peer as u32));
+                self.posts.push(Post::Dial(self.now + STAY * 11 / 10, Event::Session(at as u32, peer as u32)));
             }
             _ => {}
         }
@@ -43,7 +44,7 @@ impl Network {
 
     /// A liar says something that nobody asked for.
     pub(super) fn talk(&mut self, at: usize, peer: usize) {
-        if !self.machines[at].sessions.contains_key(&peer) || self.machines[peer].gone {
+        if !self.machines[at].sessions.contains_key(&peer) {
             return;
         }
         if self.machines[at].spec.kind == Kind::Repeating {
@@ -72,6 +73,7 @@ impl Network {
             Kind::Repeating => session.queue.extend(positions.iter().map(|_| 0)),
             Kind::Honest | Kind::Garbage => session.queue.extend(positions),
         }
+        self.machines[at].waiting.insert(peer);
         self.send_next(at);
     }
 }

@@ -7,8 +7,7 @@ use proto::exchange::OriginAnswer;
 use proto::{Position, Time};
 
 use super::events::Event;
-use super::machine::Cut;
-use super::network::Network;
+use super::part::Part;
 
 /// A link of some rate.
 #[derive(Debug, Clone)]
@@ -46,6 +45,17 @@ impl Link {
         if self.rate.is_finite() { Duration::from_secs_f64(f64::from(bytes) / self.rate) } else { Duration::ZERO }
     }
 
+    /// When the last byte so far is through.
+    pub fn free_at(&self) -> Time {
+        self.free
+    }
+
+    /// Bytes take it until then.
+    pub fn take_until(&mut self, free: Time, bytes: u32) {
+        self.free = free;
+        self.bytes += u64::from(bytes);
+    }
+
     /// When bytes of which the last comes in now are through.
     pub fn pass(&mut self, bytes: u32, now: Time) -> Time {
         self.bytes += u64::from(bytes);
@@ -54,29 +64,23 @@ impl Link {
     }
 }
 
-impl Network {
+impl Part {
     /// The first hop between two machines after the sender's own link.
     pub(super) fn first_hop(&self, from: usize, to: usize) -> Hop {
-        let same = self.machines[from].spec.rack == self.machines[to].spec.rack;
-        if same { Hop::ToMachine } else { Hop::OutOfRack }
+        if self.who[from].rack == self.who[to].rack { Hop::ToMachine } else { Hop::OutOfRack }
     }
 
     /// How long a message takes between two machines, apart from its bytes.
     pub(super) fn latency(&self, from: usize, to: usize) -> Duration {
-        let same = self.machines[from].spec.rack == self.machines[to].spec.rack;
-        if same { self.setup.latency } else { self.setup.rack_latency }
+        self.setup.latency(self.who[from].rack == self.who[to].rack)
     }
 
-    /// Passes a chunk through the links from this hop on. `None`: it is there now; else the hop at which it is at that time.
-    pub(super) fn pass(&mut self, from: Option<usize>, to: usize, bytes: u32, mut hop: Hop) -> Option<(Time, Hop)> {
+    /// Passes a chunk that is in the receiver's rack through the links from this hop on. `None`: it is there now; else the
+    /// hop at which it is at that time.
+    pub(super) fn pass(&mut self, to: usize, bytes: u32, mut hop: Hop) -> Option<(Time, Hop)> {
         loop {
-            let rack = self.machines[to].spec.rack;
             let (through, next) = match hop {
-                Hop::OutOfRack => {
-                    let rack = from.map_or(rack, |from| self.machines[from].spec.rack);
-                    (self.racks[rack].from.pass(bytes, self.now), Hop::IntoRack)
-                }
-                Hop::IntoRack => (self.racks[rack].to.pass(bytes, self.now), Hop::ToMachine),
+                Hop::OutOfRack | Hop::IntoRack => (self.rack.to.pass(bytes, self.now), Hop::ToMachine),
                 Hop::ToMachine => (self.machines[to].down.pass(bytes, self.now), Hop::There),
                 Hop::There => return None,
             };
@@ -87,32 +91,9 @@ impl Network {
         }
     }
 
-    pub(super) fn ask_origin(&mut self, at: usize, position: Position) {
-        let delay = self.setup.origin_delay;
-        let down = |time: Time| self.setup.origin_down.is_some_and(|(from, to)| time >= from && time < to);
-        let cut = |time: Time| self.machines[at].cut_until(time, &[Cut::Internet, Cut::All]).is_some();
-        let reaches = self.machines[at].spec.origin && !cut(self.now);
-        let length = self.stored[position as usize];
-        let begins = self.origin.free.max(self.now + delay);
-        let sent = begins + self.origin.takes(length);
-        if !reaches || down(self.now + delay) || down(sent) || cut(sent) {
-            let answer = OriginAnswer::Unavailable;
-            let event = Event::FromOrigin { to: at as u32, position, answer };
-            return self.push(self.now + delay * 2 + Duration::from_millis(1), event);
-        }
-        if !self.fetched.insert(position) {
-            self.outcome.repeated.push((self.now, at, position));
-        }
-        self.origin.free = sent;
-        self.origin.bytes += u64::from(length);
-        let first_byte = (begins + delay).saturating_sub(self.now);
-        let event = Event::OriginHop { to: at as u32, position, first_byte, hop: Hop::IntoRack };
-        self.push(sent + delay, event);
-    }
-
     pub(super) fn origin_hop(&mut self, to: usize, position: Position, first_byte: Duration, hop: Hop) {
         let length = self.stored[position as usize];
-        let event = match self.pass(None, to, length, hop) {
+        let event = match self.pass(to, length, hop) {
             Some((at, hop)) => return self.push(at, Event::OriginHop { to: to as u32, position, first_byte, hop }),
             None => OriginAnswer::Bytes { bytes: u64::from(length), first_byte },
         };

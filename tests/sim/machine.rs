@@ -122,17 +122,22 @@ pub struct Session {
 
 /// A machine as it runs.
 pub struct Machine {
+    pub number: usize,
     pub spec: Spec,
     pub id: NodeId,
+    pub zone: ZoneId,
     pub neighbours: Neighbours,
     pub exchange: Option<Box<Exchange>>,
     pub gone: bool,
     pub finished: Option<Time>,
-    /// What it had from the start, and what came and was verified.
-    pub right: RoaringBitmap,
+    /// How much it had from the start, or came and was verified; and what of it came.
+    pub right: u64,
+    came: Vec<u64>,
     /// The time of the timer that counts, and of the neighbours' one.
     pub timer: Option<Time>,
     pub sessions: BTreeMap<usize, Session>,
+    /// Those to whom something may be to be sent.
+    pub waiting: BTreeSet<usize>,
     pub banned: BTreeSet<usize>,
     pub watch: Option<Box<Watch>>,
     pub served_last: usize,
@@ -145,14 +150,18 @@ impl Machine {
     pub fn new(number: usize, spec: Spec, zone: ZoneId, seed: u64, watched: bool) -> Self {
         let id = node_id(number);
         Self {
+            number,
             id,
             neighbours: Neighbours::new(id, zone, seed ^ number as u64),
             exchange: None,
             gone: false,
             finished: None,
-            right: spec.held.clone(),
+            right: spec.held.len(),
+            came: Vec::new(),
             timer: None,
             sessions: BTreeMap::new(),
+            waiting: BTreeSet::new(),
+            zone,
             banned: BTreeSet::new(),
             watch: watched.then(Box::default),
             served_last: 0,
@@ -168,19 +177,70 @@ impl Machine {
         self.spec.stopped.filter(|(from, to)| now >= *from && now < *to).map(|(_, to)| to)
     }
 
-    /// Until when it is cut off like this.
-    pub fn cut_until(&self, now: Time, what: &[Cut]) -> Option<Time> {
-        self.spec.cut.filter(|(from, to, cut)| now >= *from && now < *to && what.contains(cut)).map(|(_, to, _)| to)
+    /// A chunk came and was verified.
+    pub fn came(&mut self, position: Position) {
+        let (at, bit) = (position as usize / 64, 1 << (position % 64));
+        if self.came.len() <= at {
+            self.came.resize(at + 1, 0);
+        }
+        if self.came[at] & bit == 0 && (self.spec.held.is_empty() || !self.spec.held.contains(position)) {
+            self.came[at] |= bit;
+            self.right += 1;
+        }
     }
 
     /// The next chunk to send: peers take turns, as their TCP connections would.
     pub fn next_to_send(&mut self) -> Option<(usize, Position)> {
-        let after = self.sessions.range(self.served_last + 1..).find(|(_, session)| !session.queue.is_empty());
-        let turn = after.or_else(|| self.sessions.iter().find(|(_, session)| !session.queue.is_empty()));
-        let peer = *turn?.0;
-        self.served_last = peer;
-        let position = self.sessions.get_mut(&peer)?.queue.pop_front()?;
-        Some((peer, position))
+        while let Some(peer) = self.waiting.range(self.served_last + 1..).next().or(self.waiting.first()).copied() {
+            if let Some(position) = self.sessions.get_mut(&peer).and_then(|session| session.queue.pop_front()) {
+                self.served_last = peer;
+                return Some((peer, position));
+            }
+            self.waiting.remove(&peer);
+        }
+        None
+    }
+}
+
+/// The machines of a rack, by their numbers.
+#[derive(Default)]
+pub struct Machines {
+    numbers: Vec<usize>,
+    machines: Vec<Machine>,
+}
+
+impl Machines {
+    pub fn push(&mut self, machine: Machine) {
+        self.numbers.push(machine.number);
+        self.machines.push(machine);
+    }
+
+    pub fn iter(&self) -> std::slice::Iter<'_, Machine> {
+        self.machines.iter()
+    }
+
+    /// Those that were there from the start follow each other.
+    fn at(&self, number: usize) -> usize {
+        let guess = number.wrapping_sub(self.numbers[0]);
+        match self.numbers.get(guess) {
+            Some(found) if *found == number => guess,
+            _ => self.numbers.binary_search(&number).expect("a machine of this rack"),
+        }
+    }
+}
+
+impl std::ops::Index<usize> for Machines {
+    type Output = Machine;
+
+    fn index(&self, number: usize) -> &Machine {
+        &self.machines[self.at(number)]
+    }
+}
+
+impl std::ops::IndexMut<usize> for Machines {
+    fn index_mut(&mut self, number: usize) -> &mut Machine {
+        let at = self.at(number);
+        &mut self.machines[at]
     }
 }
 

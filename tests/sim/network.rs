@@ -1,48 +1,53 @@
-//! The network itself: events in order of time, and what each machine's exchange makes of them.
+//! The whole fleet: its racks, the origin, and what happens between machines of different racks at one moment.
 //!
-//! A machine's own link sends one chunk at a time, its peers taking turns; behind it, a chunk passes the racks' links and
-//! the receiver's in order of arrival ([`super::links`]). Other messages take their latency and their bytes' time, and
-//! pass what queues.
+//! Nothing gets from one rack to another in less than a known time. So racks run on their own, on as many threads as
+//! there are, for that long, and then hand each other what they sent, in an order that does not depend on threads: a run
+//! is the same on one processor and on many.
 
-use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use proto::exchange::{Exchange, OriginAnswer, Output, Source};
-use proto::{IndexId, Message, NodeId, Position, Time, ZoneId, codec};
+use proto::exchange::OriginAnswer;
+use proto::{IndexId, Position, Time, ZoneId};
 use roaring::RoaringBitmap;
 
-use super::checks;
 use super::events::{Event, Events};
-use super::links::{Hop, Link, Rack};
-use super::machine::{Kind, Machine, Spec, number_of};
+use super::links::Link;
+use super::machine::{Cut, Machine, Spec};
+use super::part::{Part, Post};
 use super::rng::Rng;
 use super::scenario::{Outcome, Setup, bound_of};
+use super::threads::{Parts, with_workers};
+use super::who::Who;
 
 pub const INDEX: IndexId = IndexId([7; 32]);
 
-/// What carries a message, beside its own bytes: a TLS record, and a part of a TCP/IP header.
-const OVERHEAD: usize = 60;
+/// Sessions open at multiples of this, so that racks are not kept from running on their own by each of them.
+const TOGETHER: u64 = 500_000;
+
+fn together(at: Time) -> Time {
+    Duration::from_nanos((at.as_nanos() as u64).next_multiple_of(TOGETHER))
+}
+
+/// Machines for which another thread is worth waking.
+const MACHINES_A_THREAD: usize = 200;
 
 pub struct Network {
-    pub(super) setup: Setup,
-    pub machines: Vec<Machine>,
-    pub(super) racks: Vec<Rack>,
-    pub(super) stored: Vec<u32>,
-    lengths: Arc<[u32]>,
+    pub(super) setup: Arc<Setup>,
+    pub(super) parts: Parts,
+    pub(super) who: Arc<Vec<Who>>,
+    stored: Arc<[u32]>,
     events: Events,
     pub(super) now: Time,
     pub(super) rng: Rng,
-    pub(super) origin: Link,
+    origin: Link,
     pub(super) serial: u32,
-    first_asked: std::collections::BTreeMap<(usize, Position), Time>,
-    pub(super) fetched: RoaringBitmap,
+    fetched: RoaringBitmap,
+    repeated: Vec<(Time, usize, Position)>,
     /// Machines that have to finish and did not yet; of these, those that were there from the start.
     pub(super) unfinished: usize,
     pub(super) unfinished_first: usize,
-    /// Who found garbage, and who sent it.
-    to_blame: Option<(usize, usize)>,
-    pub(super) outcome: Outcome,
+    image_bytes: u64,
 }
 
 impl Network {
@@ -50,65 +55,55 @@ impl Network {
         let mut rng = Rng::new(setup.seed);
         let scale = setup.chunk_bytes / 23_400.0;
         let size = |rng: &mut Rng| ((6_000.0 + (rng.unit() + rng.unit()) * 17_400.0) * scale) as u32;
-        let stored: Vec<u32> = (0..setup.chunks).map(|_| size(&mut rng)).collect();
-        let lengths: Vec<u32> =
+        let stored: Arc<[u32]> = (0..setup.chunks).map(|_| size(&mut rng)).collect();
+        let lengths: Arc<[u32]> =
             stored.iter().map(|bytes| (f64::from(*bytes) * (2.0 + 2.0 * rng.unit())) as u32).collect();
-        let image_bytes = stored.iter().map(|bytes| u64::from(*bytes)).sum();
-        let outcome = Outcome { image_bytes, bound: bound_of(&setup, image_bytes), ..Outcome::default() };
-        let racks = setup.racks.iter().map(|rate| Rack { to: Link::new(*rate), from: Link::new(*rate) }).collect();
+        let setup = Arc::new(setup);
+        let parts = setup.racks.iter().map(|rate| Part::new(&setup, *rate, &stored, &lengths)).collect();
         let mut network = Self {
-            machines: Vec::new(),
-            racks,
+            parts: Parts::new(parts),
+            who: Arc::default(),
+            image_bytes: stored.iter().map(|bytes| u64::from(*bytes)).sum(),
             stored,
-            lengths: lengths.into(),
             events: Events::default(),
             now: Duration::ZERO,
             rng,
             origin: Link::new(setup.origin_rate),
             serial: 0,
-            first_asked: Default::default(),
             fetched: RoaringBitmap::new(),
+            repeated: Vec::new(),
             unfinished: 0,
             unfinished_first: 0,
-            to_blame: None,
-            outcome,
             setup,
         };
-        for spec in network.setup.machines.clone() {
-            network.add(spec);
-        }
+        let machines = network.setup.clone();
+        network.add(machines.machines.iter().cloned());
         network.discover();
         if network.setup.churn.0 > 0.0 {
-            network.push(Duration::ZERO, Event::Churn);
+            network.events.push(Duration::ZERO, Event::Churn);
         }
         network
     }
 
-    /// Another machine, and when what happens to it.
-    pub(super) fn add(&mut self, spec: Spec) -> usize {
-        let number = self.machines.len();
-        let at = number as u32;
-        self.push(spec.start, Event::Start(at));
-        if let Some(vanishes) = spec.vanishes {
-            self.push(vanishes, Event::Vanish(at));
-        }
-        let deaf = [spec.stopped, spec.cut.map(|(from, to, _)| (from, to))];
-        for (from, to) in deaf.into_iter().flatten() {
-            if to.saturating_sub(from) > super::sessions::DEAF {
-                self.push(from + super::sessions::DEAF, Event::Deaf(at));
+    /// Other machines, and when what happens to them; the number of the first.
+    pub(super) fn add(&mut self, specs: impl Iterator<Item = Spec>) -> usize {
+        self.parts.all().for_each(|mut part| part.who = Arc::default());
+        let first = self.who.len();
+        let who = Arc::make_mut(&mut self.who);
+        for spec in specs {
+            let number = who.len();
+            if spec.has_to_finish() {
+                self.unfinished += 1;
+                self.unfinished_first += usize::from(!spec.joined);
             }
+            let zone = ZoneId::of(&format!("rack-{}", spec.rack));
+            who.push(Who::new(number, &spec, zone));
+            let watched = self.setup.check_every > 0;
+            self.parts.of(spec.rack).add(Machine::new(number, spec, zone, self.setup.seed, watched));
         }
-        if spec.has_to_finish() {
-            self.unfinished += 1;
-            self.unfinished_first += usize::from(!spec.joined);
-        }
-        let zone = self.zone_of(&spec);
-        self.machines.push(Machine::new(number, spec, zone, self.setup.seed, self.setup.check_every > 0));
-        number
-    }
-
-    pub(super) fn zone_of(&self, spec: &Spec) -> ZoneId {
-        ZoneId::of(&format!("rack-{}", spec.rack))
+        self.parts.all().for_each(|mut part| part.who = self.who.clone());
+        (0..self.setup.racks.len()).for_each(|rack| self.parts.look(rack));
+        first
     }
 
     /// Runs until everyone who has to is complete, and says how it went. Panics, with the seed, when a rule is broken.
@@ -122,341 +117,156 @@ impl Network {
             }
         }
         let _seed = Seed(self.setup.seed);
+        let threads = match self.setup.threads {
+            0 => std::thread::available_parallelism().map_or(1, usize::from).min(self.who.len() / MACHINES_A_THREAD),
+            given => given,
+        };
+        let parts = self.parts.clone();
+        with_workers(&parts, threads.min(self.setup.racks.len()), |run| self.go(run));
+        self.finish()
+    }
+
+    fn go(&mut self, run: &dyn Fn(Time)) {
+        // What one rack does at a moment, another hears of this much later at the earliest.
+        let ahead = match self.setup.racks.len() {
+            1 => self.setup.origin_delay * 2,
+            _ => self.setup.rack_latency.min(self.setup.origin_delay * 2),
+        };
+        let ahead = ahead.max(Duration::from_nanos(1));
         while self.unfinished > 0 {
-            let over = self.events.next_at().is_none_or(|at| at > self.setup.limit);
+            let own = self.events.next_at().unwrap_or(Time::MAX);
+            let next = self.parts.next_at().min(own);
+            let over = next == Time::MAX || next > self.setup.limit;
             if over && self.setup.lenient {
                 break;
             }
             assert!(!over, "after {:?}, {}", self.now, self.missing());
-            let Some((at, event)) = self.events.pop() else { break };
-            self.now = at;
-            self.step(event);
+            self.now = next;
+            if next == own {
+                let event = self.events.pop().map(|(_, event)| event);
+                let racks = event.map_or_else(Vec::new, |event| self.happens(event));
+                self.collect(racks);
+            } else {
+                let until = (next + ahead).min(own);
+                run(until);
+                self.collect(self.parts.ran(until));
+            }
         }
-        self.finish()
     }
 
-    fn missing(&self) -> String {
-        let left = |machine: &Machine| machine.exchange.as_ref().map_or(0, |exchange| exchange.held().len());
-        let held: Vec<u64> = self.machines.iter().map(left).take(40).collect();
-        format!("of {} chunks the machines hold {held:?}", self.stored.len())
-    }
-
-    fn finish(mut self) -> Outcome {
-        let expected: Vec<&Machine> = self.machines.iter().filter(|machine| machine.spec.has_to_finish()).collect();
-        let first = expected.iter().map(|machine| machine.spec.start).min().unwrap_or_default();
-        let there = |machine: &&&Machine| !machine.spec.joined;
-        let last = expected.iter().filter(there).filter_map(|machine| machine.finished).max().unwrap_or_default();
-        let took = |machine: &&Machine| Some(machine.finished?.saturating_sub(machine.spec.start).as_secs_f64());
-        let empty = |machine: &&&Machine| machine.spec.held.len() < self.stored.len() as u64;
-        self.outcome.took = expected.iter().filter(empty).filter_map(took).collect();
-        self.outcome.expected = expected.len() as u64;
-        self.outcome.seeds = (expected.len() - expected.iter().filter(empty).count()) as u64;
-        self.outcome.finished = self.machines.iter().map(|machine| machine.finished).collect();
-        self.outcome.time = last.saturating_sub(first).as_secs_f64();
-        self.outcome.origin_bytes = self.origin.bytes;
-        self.outcome.uplinks = self.racks.iter().map(|rack| rack.to.bytes).collect();
-        for exchange in self.machines.iter().filter_map(|machine| machine.exchange.as_ref()) {
-            self.outcome.duplicates += exchange.stats().duplicates;
-            self.outcome.late += exchange.stats().late;
+    /// Something that is about several racks, or all; those in which something was done.
+    fn happens(&mut self, event: Event) -> Vec<usize> {
+        match event {
+            Event::Churn => self.churn(),
+            Event::Session(a, b) => self.session(a as usize, b as usize),
+            other => panic!("{other:?} is no event between racks"),
         }
-        self.outcome
     }
 
-    pub(super) fn push(&mut self, at: Time, event: Event) {
+    /// Hands over what these racks sent.
+    fn collect(&mut self, racks: Vec<usize>) {
+        let mut asked = Vec::new();
+        for rack in racks {
+            let mut part = self.parts.of(rack);
+            let mut posts = std::mem::take(&mut part.posts);
+            self.unfinished -= std::mem::take(&mut part.finished);
+            self.unfinished_first -= std::mem::take(&mut part.finished_first);
+            drop(part);
+            for post in posts.drain(..) {
+                match post {
+                    Post::To(at, to, event) => {
+                        if let Event::Say { bytes, .. } = &event {
+                            self.parts.of(self.who[to as usize].rack).rack.to.bytes += u64::from(*bytes);
+                        }
+                        self.push(at, to as usize, event);
+                    }
+                    Post::Dial(at, event) => self.events.push(together(at), event),
+                    Post::Origin(at, by, position) => asked.push((at, by as usize, position)),
+                }
+            }
+            self.parts.of(rack).posts = posts;
+            self.parts.look(rack);
+        }
+        asked.sort_by_key(|(at, _, _)| *at);
+        asked.into_iter().for_each(|(at, by, position)| self.ask_origin(at, by, position));
+    }
+
+    /// Something is to happen to a machine.
+    pub(super) fn push(&mut self, at: Time, to: usize, event: Event) {
+        let rack = self.who[to].rack;
+        self.parts.of(rack).push(at, event);
+        self.parts.due(rack, at);
+    }
+
+    pub(super) fn happen(&mut self, at: Time, event: Event) {
         self.events.push(at, event);
     }
 
-    /// What happened, kept as a digest: the order and time of everything.
-    fn trace(&mut self, words: &[u64]) {
-        for word in words {
-            self.outcome.trace = (self.outcome.trace ^ word).wrapping_mul(0x0100_0000_01b3).rotate_left(17);
-        }
-    }
-
-    fn step(&mut self, event: Event) {
-        let at = match &event {
-            Event::Churn => return self.churn(),
-            Event::Start(at) | Event::Sent(at) | Event::Timer(at) | Event::Talk(at, _) => *at,
-            Event::Say { to, .. } | Event::Chunk { to, .. } => *to,
-            Event::FromOrigin { to, .. } | Event::OriginHop { to, .. } => *to,
-            Event::Verified { at, .. } | Event::Closed { at, .. } => *at,
-            Event::Learn(at, _) | Event::Lost(at, _) | Event::Session(at, _) | Event::Deaf(at) => *at,
-            Event::Vanish(at) => *at,
-        } as usize;
-        let deaf =
-            matches!(event, Event::Deaf(_) | Event::Sent(_) | Event::Chunk { hop: Hop::OutOfRack | Hop::IntoRack, .. });
-        match self.machines[at].stopped_until(self.now).filter(|_| !deaf) {
-            Some(Time::MAX) => return,
-            Some(until) => return self.push(until, event),
-            None => {}
-        }
-        if self.machines[at].gone {
-            return;
-        }
-        self.outcome.steps += 1;
-        self.trace(&[self.now.as_nanos() as u64, at as u64]);
-        match event {
-            Event::Start(_) => self.start(at),
-            Event::Learn(_, other) => self.learn(at, other as usize),
-            Event::Lost(_, gone) => self.lose(at, gone as usize),
-            Event::Session(_, b) => self.open(at, b as usize),
-            Event::Closed { peer, serial, gone, .. } => self.close(at, peer as usize, serial, gone),
-            Event::Vanish(_) => self.vanish(at),
-            Event::Deaf(_) => self.deafen(at),
-            Event::Say { from, serial, message, .. } => self.hear(from as usize, at, serial, message),
-            Event::Sent(_) => {
-                self.machines[at].sending = false;
-                self.send_next(at);
-            }
-            Event::Chunk { from, serial, position, hop, .. } => self.chunk(from as usize, at, serial, position, hop),
-            Event::Talk(_, peer) => self.talk(at, peer as usize),
-            Event::OriginHop { position, first_byte, hop, .. } => self.origin_hop(at, position, first_byte, hop),
-            Event::FromOrigin { position, answer, .. } => self.origin_answered(at, position, answer),
-            Event::Verified { position, from, right, .. } => self.verified(at, position, from, right),
-            Event::Timer(_) => {
-                if self.machines[at].timer != Some(self.now) {
-                    return;
-                }
-                self.machines[at].timer = None;
-            }
-            Event::Churn => {}
-        }
-        self.drain(at);
-    }
-
-    fn start(&mut self, at: usize) {
-        let machine = &self.machines[at];
-        if machine.spec.kind == Kind::Honest {
-            let config = proto::exchange::Config {
-                zone: self.zone_of(&machine.spec),
-                grace: self.setup.grace,
-                patience: Duration::from_secs(120),
-                ..Default::default()
-            };
-            let (id, held) = (machine.id, machine.spec.held.clone());
-            let exchange = Exchange::new(id, &INDEX, self.lengths.clone(), held, config, self.now);
-            self.machines[at].exchange = Some(Box::new(exchange));
-        }
-    }
-
-    /// A message other than a chunk: in order between two machines, past the chunks that queue.
-    pub(super) fn say(&mut self, from: usize, to: usize, message: Message) {
-        let bytes = codec::encode(&message).unwrap().len() + OVERHEAD;
-        self.send(from, to, Rc::new(message), bytes);
-    }
-
-    fn say_all(&mut self, from: usize, to: impl Iterator<Item = usize>, message: Message) {
-        let bytes = codec::encode(&message).unwrap().len() + OVERHEAD;
-        let message = Rc::new(message);
-        to.for_each(|to| self.send(from, to, message.clone(), bytes));
-    }
-
-    fn send(&mut self, from: usize, to: usize, message: Rc<Message>, bytes: usize) {
-        let latency = self.latency(from, to);
-        let took = self.machines[from].spec.up;
-        let now = self.now;
-        let Some(session) = self.machines[from].sessions.get_mut(&to) else { return };
-        let at = (now + latency + Duration::from_secs_f64(bytes as f64 / took)).max(session.last_delivery);
-        session.last_delivery = at;
-        let serial = session.serial;
-        self.outcome.messages += 1;
-        self.outcome.message_bytes += bytes as u64;
-        if self.first_hop(from, to) == Hop::OutOfRack {
-            let rack = self.machines[to].spec.rack;
-            self.racks[rack].to.bytes += bytes as u64;
-        }
-        self.push(at, Event::Say { from: from as u32, to: to as u32, serial, message });
-    }
-
-    fn hear(&mut self, from: usize, to: usize, serial: u32, message: Rc<Message>) {
-        if self.machines[to].sessions.get(&from).is_none_or(|session| session.serial != serial) {
-            return;
-        }
-        if let Some(until) = self.blocked_until(from, to) {
-            return self.push(until, Event::Say { from: from as u32, to: to as u32, serial, message });
-        }
-        let (now, id, zone) = (self.now, self.machines[from].id, self.zone_of(&self.machines[from].spec));
-        match &*message {
-            Message::Want { positions, .. } => return self.wanted(to, from, positions),
-            Message::Cancel { positions, .. } => {
-                if let Some(session) = self.machines[to].sessions.get_mut(&from) {
-                    session.queue.retain(|position| !positions.contains(position));
-                }
-                return;
-            }
-            Message::Peers { peers } => return self.told_peers(to, peers),
-            _ => {}
-        }
-        let machine = &mut self.machines[to];
-        if let Some(watch) = &mut machine.watch {
-            watch.hear(from, &message, now);
-        }
-        let Some(exchange) = &mut machine.exchange else { return };
-        match &*message {
-            Message::Join(join) => exchange.joined(id, zone, join.downloads, now),
-            Message::Have { holdings, .. } => exchange.have(id, holdings, now),
-            Message::HaveMore { holdings, started, .. } => {
-                exchange.have_more(id, holdings, now);
-                exchange.started(id, started, now);
-            }
-            Message::Claim { groups, origin, .. } => exchange.claimed(id, groups, *origin, now),
-            Message::Origin { reachable, .. } => exchange.peer_origin(id, *reachable),
-            Message::Others { zones, joined, left, .. } => exchange.others(id, zones, joined, left, now),
-            Message::Absent { positions, retry_ms, .. } => {
-                exchange.absent(id, positions, Duration::from_millis(u64::from(*retry_ms)), now);
-            }
-            other => panic!("nobody sends {other:?} here"),
-        }
-    }
-
-    pub(super) fn send_next(&mut self, at: usize) {
-        if self.machines[at].sending {
-            return;
-        }
-        let Some((to, position)) = self.machines[at].next_to_send() else { return };
-        let took = Duration::from_secs_f64(f64::from(self.stored[position as usize]) / self.machines[at].spec.up);
-        let arrives = self.now + took + self.latency(at, to);
-        let serial = self.machines[at].sessions[&to].serial;
-        self.machines[at].sending = true;
-        self.push(self.now + took, Event::Sent(at as u32));
-        let hop = self.first_hop(at, to);
-        self.push(arrives, Event::Chunk { from: at as u32, to: to as u32, serial, position, hop });
-    }
-
-    /// A chunk is at some place of its way.
-    fn chunk(&mut self, from: usize, to: usize, serial: u32, position: Position, hop: Hop) {
-        let (from32, to32) = (from as u32, to as u32);
-        if let Some(until) = self.blocked_until(from, to) {
-            return self.push(until, Event::Chunk { from: from32, to: to32, serial, position, hop });
-        }
+    fn ask_origin(&mut self, now: Time, by: usize, position: Position) {
+        let delay = self.setup.origin_delay;
+        let who = &self.who[by];
+        let down = |time: Time| self.setup.origin_down.is_some_and(|(from, to)| time >= from && time < to);
+        let cut = |time: Time| who.cut_until(time, &[Cut::Internet, Cut::All]).is_some();
         let length = self.stored[position as usize];
-        if let Some((at, hop)) = self.pass(Some(from), to, length, hop) {
-            return self.push(at, Event::Chunk { from: from32, to: to32, serial, position, hop });
+        let begins = self.origin.free_at().max(now + delay);
+        let sent = begins + self.origin.takes(length);
+        let to = by as u32;
+        if !who.origin || cut(now) || down(now + delay) || down(sent) || cut(sent) {
+            let event = Event::FromOrigin { to, position, answer: OriginAnswer::Unavailable };
+            return self.push(now + delay * 2 + Duration::from_millis(1), by, event);
         }
-        self.outcome.data_bytes += u64::from(length);
-        let (now, id) = (self.now, self.machines[from].id);
-        let machine = &mut self.machines[to];
-        if machine.sessions.get(&from).is_none_or(|session| session.serial != serial) {
-            return;
+        if !self.fetched.insert(position) {
+            self.repeated.push((now, by, position));
         }
-        if let Some(watch) = &mut machine.watch {
-            watch.asked.get_mut(&from).map(|asked| asked.remove(&position));
-        }
-        let Some(exchange) = &mut machine.exchange else { return };
-        if exchange.arrived(position, id, u64::from(length), now) {
-            if let Some(asked) = self.first_asked.remove(&(to, position)) {
-                self.outcome.longest_wait = self.outcome.longest_wait.max(now.saturating_sub(asked));
-            }
-            let right = self.machines[from].spec.kind != Kind::Garbage;
-            self.push(now + self.setup.verification, Event::Verified { at: to32, position, from: Some(from32), right });
-        }
+        self.origin.take_until(sent, length);
+        let first_byte = (begins + delay).saturating_sub(now);
+        self.push(sent + delay, by, Event::OriginHop { to, position, first_byte, hop: super::links::Hop::IntoRack });
     }
 
-    pub(super) fn origin_answered(&mut self, at: usize, position: Position, answer: OriginAnswer) {
-        let machine = &mut self.machines[at];
-        if let Some(watch) = &mut machine.watch {
-            watch.origin_asked.remove(&position);
-        }
-        let Some(exchange) = &mut machine.exchange else { return };
-        if exchange.origin_answered(position, answer, self.now) {
-            let verified = Event::Verified { at: at as u32, position, from: None, right: true };
-            self.push(self.now + self.setup.verification, verified);
-        }
+    fn missing(&self) -> String {
+        let left = |number: usize| {
+            let part = self.parts.of(self.who[number].rack);
+            part.machines[number].exchange.as_ref().map_or(0, |exchange| exchange.held().len())
+        };
+        let held: Vec<u64> = (0..self.who.len()).map(left).take(40).collect();
+        format!("of {} chunks the machines hold {held:?}", self.stored.len())
     }
 
-    fn verified(&mut self, at: usize, position: Position, from: Option<u32>, right: bool) {
-        let source = from.map_or(Source::Origin, |from| Source::Peer(self.machines[from as usize].id));
-        let machine = &mut self.machines[at];
-        let Some(exchange) = &mut machine.exchange else { return };
-        if right {
-            machine.right.insert(position);
-            exchange.stored(position, self.now);
-        } else {
-            exchange.corrupt(position, source, self.now);
-            self.to_blame = from.map(|from| (at, from as usize));
-        }
-    }
-
-    /// Does everything that a machine's exchange wants done, and checks it.
-    pub(super) fn drain(&mut self, at: usize) {
-        self.tend(at);
-        let mut outputs = 0;
-        while let Some(output) = self.machines[at].exchange.as_mut().and_then(|exchange| exchange.poll(self.now)) {
-            outputs += 1;
-            assert!(outputs < 10_000, "machine {at} does not come to rest: {output:?}");
-            checks::output(&self.machines[at], &output, &self.stored, self.now);
-            self.act(at, output);
-        }
-        if let Some((by, peer)) = self.to_blame.take_if(|(by, _)| *by == at) {
-            assert!(self.machines[by].banned.contains(&peer), "{peer} sent garbage to {by} and is not banned");
-        }
-        let fully = self.setup.check_every > 0 && self.outcome.steps.is_multiple_of(self.setup.check_every);
-        checks::state(&self.machines[at], self.now, fully);
-        let deadline = self.machines[at].exchange.as_ref().and_then(|exchange| exchange.poll_timeout());
-        if let Some((due, _)) = deadline
-            && self.machines[at].timer.is_none_or(|timer| timer > due || timer <= self.now)
-        {
-            self.machines[at].timer = Some(due);
-            self.push(due, Event::Timer(at as u32));
-        }
-    }
-
-    fn act(&mut self, at: usize, output: Output) {
-        let now = self.now;
-        let everyone = |network: &Self| network.machines[at].sessions.keys().copied().collect::<Vec<_>>().into_iter();
-        let numbers = |ids: Vec<NodeId>| ids.into_iter().map(|id| number_of(&id));
-        if let Some(watch) = &mut self.machines[at].watch {
-            watch.act(&output, now);
-        }
-        match output {
-            Output::Ask(id, positions) => {
-                let peer = number_of(&id);
-                for position in &positions {
-                    self.trace(&[u64::from(*position), peer as u64]);
-                    if self.setup.check_every > 0 {
-                        self.first_asked.entry((at, *position)).or_insert(now);
-                    }
+    fn finish(self) -> Outcome {
+        let bound = bound_of(&self.setup, self.image_bytes);
+        let mut outcome = Outcome { image_bytes: self.image_bytes, bound, ..Outcome::default() };
+        outcome.origin_bytes = self.origin.bytes;
+        outcome.repeated = self.repeated;
+        outcome.finished = vec![None; self.who.len()];
+        let (mut first, mut last) = (Time::MAX, Time::ZERO);
+        let mut took = Vec::new();
+        for part in self.parts.all() {
+            outcome.add(&part.outcome);
+            outcome.uplinks.push(part.rack.to.bytes);
+            for machine in part.machines.iter() {
+                outcome.finished[machine.number] = machine.finished;
+                if let Some(exchange) = &machine.exchange {
+                    outcome.duplicates += exchange.stats().duplicates;
+                    outcome.late += exchange.stats().late;
                 }
-                self.say(at, peer, Message::Want { index: INDEX, positions, plain: false });
-            }
-            Output::Cancel(id, positions) => {
-                self.say(at, number_of(&id), Message::Cancel { index: INDEX, positions });
-            }
-            Output::AskOrigin(position) => {
-                self.trace(&[u64::from(position)]);
-                self.ask_origin(at, position);
-            }
-            Output::Announce(to, holdings, started) => {
-                self.say_all(at, numbers(to), Message::HaveMore { index: INDEX, holdings, started });
-            }
-            Output::Claim(groups) => {
-                self.outcome.claims.extend(groups.iter().map(|group| (now, at, *group)));
-                self.say_all(at, everyone(self), Message::Claim { index: INDEX, groups, origin: true });
-            }
-            Output::TellOrigin(reachable) => {
-                self.say_all(at, everyone(self), Message::Origin { index: INDEX, reachable });
-            }
-            Output::Tell(to, message) => self.say_all(at, numbers(to), message),
-            Output::Ban(id) => {
-                let peer = number_of(&id);
-                self.outcome.banned += 1;
-                self.machines[at].banned.insert(peer);
-                let serial = self.machines[at].sessions.get(&peer).map_or(0, |session| session.serial);
-                self.close(at, peer, serial, true);
-                let closed = Event::Closed { at: peer as u32, peer: at as u32, serial, gone: true };
-                self.push(now + self.setup.latency, closed);
-            }
-            Output::Complete => {
-                let machine = &mut self.machines[at];
-                let right = machine.right.len() == self.stored.len() as u64;
-                self.outcome.wrong += u64::from(!right);
-                if machine.finished.is_none() && machine.spec.has_to_finish() {
-                    self.unfinished -= 1;
-                    self.unfinished_first -= usize::from(!machine.spec.joined);
+                let spec = &machine.spec;
+                if !spec.has_to_finish() {
+                    continue;
                 }
-                machine.finished = Some(now);
+                outcome.expected += 1;
+                first = first.min(spec.start);
+                last = last.max(machine.finished.filter(|_| !spec.joined).unwrap_or_default());
+                if spec.held.len() >= self.stored.len() as u64 {
+                    outcome.seeds += 1;
+                } else if let Some(finished) = machine.finished {
+                    took.push((machine.number, finished.saturating_sub(spec.start).as_secs_f64()));
+                }
             }
-            Output::GiveUp(_) => {}
         }
+        took.sort_by_key(|(number, _)| *number);
+        outcome.took = took.into_iter().map(|(_, took)| took).collect();
+        outcome.claims.sort_by_key(|(at, _, _)| *at);
+        outcome.time = last.saturating_sub(first).as_secs_f64();
+        outcome
     }
 }

@@ -20,6 +20,7 @@ pub struct Report {
     pub control_over_data: f64,
     pub messages_per_machine: f64,
     pub memory_per_machine: f64,
+    pub events: u64,
     pub seconds: f64,
     pub rss_mib: f64,
     /// Simulated seconds, and what the wires force.
@@ -46,6 +47,7 @@ impl Report {
             control_over_data: outcome.control_over_data(),
             messages_per_machine: outcome.messages as f64 / count,
             memory_per_machine: rss * 1_048_576.0 / count,
+            events: outcome.steps,
             seconds: took.as_secs_f64(),
             rss_mib: rss,
             simulated_seconds: outcome.time,
@@ -69,7 +71,9 @@ impl fmt::Display for Report {
         let control = self.control_over_data * 100.0;
         writeln!(f, "control            {control:.2} % of data, {:.0} messages a machine", self.messages_per_machine)?;
         writeln!(f, "duplicates         {}, {} banned", self.duplicates, self.banned)?;
-        write!(f, "this run           {:.1} s, {:.0} MiB, trace {}", self.seconds, self.rss_mib, self.trace)
+        let events = self.events as f64 / 1e6;
+        write!(f, "this run           {events:.1} million events, ")?;
+        write!(f, "{:.1} s, {:.0} MiB, trace {}", self.seconds, self.rss_mib, self.trace)
     }
 }
 

@@ -38,6 +38,8 @@ pub struct Setup {
     pub limit: Duration,
     /// A run that is over without everyone complete is reported, not a panic.
     pub lenient: bool,
+    /// Threads that run the racks; 0: as many as there are processors, if there is enough for them to do.
+    pub threads: usize,
 }
 
 impl Setup {
@@ -62,7 +64,15 @@ impl Setup {
             check_every: 1,
             limit: Duration::from_secs(600),
             lenient: false,
+            threads: 0,
         }
+    }
+}
+
+impl Setup {
+    /// How long a message takes within a rack, or from one to another, apart from its bytes.
+    pub fn latency(&self, same: bool) -> Duration {
+        if same { self.latency } else { self.rack_latency }
     }
 }
 
@@ -105,6 +115,19 @@ pub struct Outcome {
 }
 
 impl Outcome {
+    /// Adds what happened in a rack.
+    pub fn add(&mut self, rack: &Outcome) {
+        self.wrong += rack.wrong;
+        self.data_bytes += rack.data_bytes;
+        self.messages += rack.messages;
+        self.message_bytes += rack.message_bytes;
+        self.steps += rack.steps;
+        self.banned += rack.banned;
+        self.trace = self.trace.rotate_left(5) ^ rack.trace;
+        self.claims.extend(&rack.claims);
+        self.longest_wait = self.longest_wait.max(rack.longest_wait);
+    }
+
     /// Bytes of the origin over bytes of the image.
     pub fn copies(&self) -> f64 {
         self.origin_bytes as f64 / self.image_bytes as f64

@@ -3,8 +3,6 @@
 
 use std::time::Duration;
 
-use roaring::RoaringBitmap;
-
 use super::{Exchange, Output};
 use crate::{Holdings, Message, NodeId, Position, Time};
 
@@ -14,7 +12,7 @@ const LEAST_PER_PEER: Duration = Duration::from_micros(500);
 /// What is not urgent is announced after this, however little it is: to the own zone, to others.
 const MOST: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(4)];
 /// So many positions are announced at once, whatever the time.
-const POSITIONS: u64 = 64;
+const POSITIONS: usize = 64;
 /// Bytes of one announcement to one peer, with what carries it.
 const COST: u64 = 150;
 /// Announcements to the own zone should cost no more than this share of the chunks they are about; where not everybody
@@ -28,7 +26,8 @@ const MOST_FAR_SHARE: f64 = 0.0035;
 /// What is to be announced to peers of one kind.
 #[derive(Debug)]
 pub(super) struct Audience {
-    pending: RoaringBitmap,
+    /// Each once.
+    pending: Vec<Position>,
     bytes: u64,
     /// None of them holds one of these yet, as far as is known.
     urgent: bool,
@@ -37,18 +36,15 @@ pub(super) struct Audience {
 
 impl Audience {
     pub(super) fn new(now: Time) -> Self {
-        Self { pending: RoaringBitmap::new(), bytes: 0, urgent: false, told_at: now }
+        Self { pending: Vec::new(), bytes: 0, urgent: false, told_at: now }
     }
 
-    /// When it is time, with so many peers to be told.
-    fn due(&self, peers: usize, share: f64, most: Duration) -> Option<Time> {
-        if self.pending.is_empty() {
-            return None;
-        }
+    /// When it is time for what is pending, with so many peers to be told.
+    fn due(&self, peers: usize, share: f64, most: Duration) -> Time {
         let least = LEAST + LEAST_PER_PEER * peers as u32;
         let enough = self.bytes as f64 * share >= (peers as u64 * COST) as f64;
         let wait = if self.urgent || enough { least } else { most.max(least) };
-        Some(if self.pending.len() >= POSITIONS && enough { Time::ZERO } else { self.told_at + wait })
+        if self.pending.len() >= POSITIONS && enough { Time::ZERO } else { self.told_at + wait }
     }
 }
 
@@ -58,7 +54,7 @@ impl Exchange {
         let bytes = self.estimate(position);
         let urgent = !self.near(position);
         for (audience, near) in self.audiences.iter_mut().zip([true, false]) {
-            audience.pending.insert(position);
+            audience.pending.push(position);
             audience.bytes += bytes;
             audience.urgent |= urgent && near;
         }
@@ -74,18 +70,21 @@ impl Exchange {
     }
 
     fn due(&self, at: usize) -> Option<Time> {
+        if self.audiences[at].pending.is_empty() {
+            return None;
+        }
         let share = match (at, self.bounded) {
             (0, false) => NEAR_SHARE,
             (0, true) => BOUNDED_SHARE,
             _ => (FAR_SHARE / (1 + self.roster.nodes()) as f64).min(MOST_FAR_SHARE),
         };
-        self.audiences[at].due(self.listening[at], share, MOST[at])
+        Some(self.audiences[at].due(self.listening[at], share, MOST[at]))
     }
 
     /// Counts the peers, and those of them that are to be told what is new here.
     pub(super) fn count_peers(&mut self) {
         let peers = self.peers.len();
-        self.peers.values_mut().for_each(|peer| peer.one_of(peers));
+        self.peers.iter_mut().for_each(|(_, peer)| peer.one_of(peers));
         self.listening = [true, false].map(|near| self.listeners(near).count());
     }
 
@@ -97,15 +96,17 @@ impl Exchange {
             if !due && !last {
                 continue;
             }
-            let to: Vec<NodeId> = self.listeners(at == 0).collect();
+            let mut to = Vec::with_capacity(self.peers.len());
+            to.extend(self.listeners(at == 0));
             let audience = &mut self.audiences[at];
             audience.told_at = now;
             audience.urgent = false;
             audience.bytes = 0;
-            let news = std::mem::take(&mut audience.pending);
+            let mut news = std::mem::take(&mut audience.pending);
             if !to.is_empty() {
                 let started = if at == 0 && self.bounded { self.roster.started_news() } else { Vec::new() };
-                self.out.push_back(Output::Announce(to, Holdings::from(news), started));
+                news.sort_unstable();
+                self.out.push_back(Output::Announce(to, news.into_iter().collect(), started));
             }
         }
     }

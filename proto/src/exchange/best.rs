@@ -1,34 +1,36 @@
 //! The highest score that any of some nodes or zones has for each group, kept as they come and go.
 
-use std::collections::BTreeSet;
-
 #[derive(Debug)]
 pub(super) struct Best<T> {
     groups: u32,
-    who: BTreeSet<T>,
+    /// In ascending order.
+    who: Vec<T>,
     /// By group; empty while there is nobody.
     best: Vec<u64>,
 }
 
-impl<T: Ord> Best<T> {
+impl<T: Ord + Copy> Best<T> {
     pub(super) fn new(groups: u32) -> Self {
-        Self { groups, who: BTreeSet::new(), best: Vec::new() }
+        Self { groups, who: Vec::new(), best: Vec::new() }
     }
 
-    /// From now on it is these.
-    pub(super) fn set(&mut self, who: BTreeSet<T>, score: impl Fn(&T, u32) -> u64) {
+    /// From now on it is these, in ascending order.
+    pub(super) fn set(&mut self, who: Vec<T>, score: impl Fn(&T, u32) -> u64) {
         if who == self.who {
             return;
         }
         if self.best.is_empty() {
             self.best = vec![0; self.groups as usize];
         }
-        for one in who.difference(&self.who) {
+        let without = |all: &[T], others: &[T]| -> Vec<T> {
+            all.iter().filter(|one| others.binary_search(one).is_err()).copied().collect()
+        };
+        for one in &without(&who, &self.who) {
             for (best, group) in self.best.iter_mut().zip(0..) {
                 *best = (*best).max(score(one, group));
             }
         }
-        let gone: Vec<&T> = self.who.difference(&who).collect();
+        let gone = without(&self.who, &who);
         if !gone.is_empty() {
             for (best, group) in self.best.iter_mut().zip(0..) {
                 if gone.iter().any(|one| score(one, group) == *best) {
@@ -75,7 +77,6 @@ mod tests {
     fn the_best_is_that_of_who_is_there_whoever_came_and_went() {
         let mut best = Best::new(40);
         for who in [vec![1, 2, 3], vec![2, 9, 11], vec![11], vec![], vec![4, 5, 11, 12]] {
-            let who: BTreeSet<u32> = who.into_iter().collect();
             best.set(who.clone(), score);
             for group in 0..40 {
                 assert_eq!(best.of(group), who.iter().map(|one| score(one, group)).max().unwrap_or(0), "{who:?}");

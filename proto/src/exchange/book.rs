@@ -2,6 +2,7 @@
 
 use super::peer::Peer;
 use super::{Asked, Exchange, Output, Source};
+use crate::bits::positions;
 use crate::election::group_of;
 use crate::limits::WANT_POSITIONS;
 use crate::{NodeId, Position, Time};
@@ -85,11 +86,14 @@ impl Exchange {
     fn place(&mut self, position: Position, now: Time) {
         if self.near(position) {
             self.askable.insert(position);
+            self.nowhere.remove(position);
             self.out_of_reach = false;
             self.crossing.came(position, now);
         } else if self.far(position) {
+            self.nowhere.remove(position);
             self.crossing.add(position, now);
         } else {
+            self.nowhere.insert(position);
             self.crossing.remove(position);
             self.share.changed();
         }
@@ -99,6 +103,7 @@ impl Exchange {
     pub(super) fn not_missing(&mut self, position: Position) {
         self.missing.remove(position);
         self.askable.remove(position);
+        self.nowhere.remove(position);
         self.crossing.remove(position);
     }
 
@@ -120,22 +125,27 @@ impl Exchange {
         }
     }
 
-    pub(super) fn count(&mut self, news: impl Iterator<Item = Position>, near: bool, now: Time) {
+    /// Positions, as words of a set, have one holder more.
+    pub(super) fn count(&mut self, news: &[(u32, u64)], near: bool, now: Time) {
         if !near && self.abroad.is_empty() {
             self.abroad = vec![0; self.lengths.len()];
         }
-        for position in news {
-            let first = !self.available(position);
+        for &(at, word) in news {
             let holders = if near { &mut self.available } else { &mut self.abroad };
-            let holders = &mut holders[position as usize];
-            *holders = holders.saturating_add(1);
-            let only = *holders == 1;
-            if self.missing.contains(position) {
+            let mut only = 0;
+            for position in positions(at, word) {
+                let holders = &mut holders[position as usize];
+                *holders = holders.saturating_add(1);
+                only |= u64::from(*holders == 1) << (position % 64);
+            }
+            let missing = word & self.missing.word(at as usize);
+            if missing != 0 {
                 self.changed = true;
                 self.out_of_reach &= !near;
-                if only {
-                    self.place(position, now);
-                }
+            }
+            for position in positions(at, only & missing) {
+                let first = !(if near { self.far(position) } else { self.near(position) });
+                self.place(position, now);
                 if first {
                     self.sight.news(now);
                     self.roster.progress(group_of(position), now);
@@ -182,8 +192,8 @@ impl Exchange {
             known.forgive();
             self.changed = true;
             self.out_of_reach = false;
-            let (holdings, near) = (known.holdings.clone(), known.near);
-            self.count(holdings.iter(), near, self.polled_at);
+            let (holdings, near): (Vec<(u32, u64)>, bool) = (known.holdings.words().collect(), known.near);
+            self.count(&holdings, near, self.polled_at);
             self.electorate_changed();
         }
     }
@@ -196,14 +206,14 @@ impl Exchange {
     pub fn check(&self) -> Result<(), String> {
         let count = self.lengths.len() as u32;
         let states = self.held.len()
-            + self.missing.len()
+            + u64::from(self.missing.len())
             + self.postponed.len()
             + (self.checking.len() + self.asked.len()) as u64;
-        if states != u64::from(count) || self.held.max().max(self.missing.max()).is_some_and(|last| last >= count) {
+        if states != u64::from(count) || self.held.max().is_some_and(|last| last >= count) {
             return Err(format!("{states} states for {count} positions"));
         }
         let elsewhere = |position: &Position| {
-            [&self.held, &self.missing, &self.postponed].iter().any(|set| set.contains(*position))
+            self.missing.contains(*position) || [&self.held, &self.postponed].iter().any(|set| set.contains(*position))
         };
         if let Some(position) = self.checking.keys().chain(self.asked.keys()).find(|position| elsewhere(position)) {
             return Err(format!("position {position} is in two states"));
@@ -211,7 +221,8 @@ impl Exchange {
         if let Some(position) = self.checking.keys().find(|position| self.asked.contains_key(position)) {
             return Err(format!("position {position} is asked and being checked"));
         }
-        if !self.held.is_disjoint(&self.missing) || !self.postponed.is_disjoint(&(&self.held | &self.missing)) {
+        let here = &self.held | &self.postponed;
+        if !self.held.is_disjoint(&self.postponed) || self.missing.iter().any(|position| here.contains(position)) {
             return Err("two of held, missing and postponed at once".into());
         }
         let bytes = self.checking.values().sum::<u64>() + self.asked.values().map(|asked| asked.bytes).sum::<u64>();
@@ -241,6 +252,9 @@ impl Exchange {
         let crossing = self.missing.iter().filter(|position| !self.near(*position) && self.far(*position));
         if !self.crossing.positions().eq(crossing) {
             return Err("what is to cross is not what is missing and held in other zones only".into());
+        }
+        if !self.nowhere.iter().eq(self.missing.iter().filter(|position| !self.available(*position))) {
+            return Err("what nobody holds is not what is missing and not available".into());
         }
         for (position, asked) in &self.asked {
             if asked.peers.is_empty() && asked.origin.is_none() {

@@ -56,16 +56,17 @@ impl Crossing {
         }
     }
 
-    pub(super) fn len(&self) -> u64 {
-        self.seen.len() as u64
-    }
-
     pub(super) fn positions(&self) -> impl Iterator<Item = Position> + '_ {
         self.seen.keys().copied()
     }
 
     pub(super) fn ready(&self) -> &BTreeSet<Position> {
         &self.ready
+    }
+
+    /// The first of what is ready, from there on.
+    pub(super) fn ready_from(&self, from: Position) -> Option<Position> {
+        self.ready.range(from..).next().copied()
     }
 
     /// Only other zones hold it, from now on.
@@ -122,7 +123,7 @@ impl Crossing {
     }
 
     /// Starts over, because something changed. `members` are the other downloaders of the zone.
-    pub(super) fn refresh(&mut self, members: BTreeSet<NodeId>) {
+    pub(super) fn refresh(&mut self, members: Vec<NodeId>) {
         self.stale = false;
         self.members.set(members, |node, group| self.election.score(node, group));
         self.fresh = self.seen.keys().copied().collect();
@@ -135,7 +136,6 @@ impl Crossing {
             self.fresh.clear();
             return;
         }
-        let late = self.late_after();
         let fresh = std::mem::take(&mut self.fresh);
         let mine = |group: u32| {
             self.claimed.contains(&group)
@@ -147,6 +147,7 @@ impl Crossing {
         if !all {
             return;
         }
+        let late = self.late_after();
         let mut overdue = Vec::new();
         for (position, since) in &self.seen {
             let waited = now.saturating_sub(*since);
@@ -179,7 +180,7 @@ mod tests {
         NodeId([number; 32])
     }
 
-    fn nodes(me: u8) -> BTreeSet<NodeId> {
+    fn nodes(me: u8) -> Vec<NodeId> {
         (0..5).filter(|number| *number != me).map(node).collect()
     }
 

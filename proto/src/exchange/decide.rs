@@ -57,7 +57,8 @@ impl Exchange {
         if self.askable.is_empty() || self.in_flight >= self.config.budget || self.out_of_reach {
             return;
         }
-        let mut owed: u64 = self.peers.values().map(Peer::owes).sum();
+        let bounded = self.config.peers_budget < u64::MAX;
+        let mut owed: u64 = if bounded { self.peers.values().map(Peer::owes).sum() } else { 0 };
         let mut asks: BTreeMap<NodeId, Vec<Position>> = BTreeMap::new();
         let mut refilled = false;
         while self.in_flight < self.config.budget && owed < self.config.peers_budget {
@@ -84,7 +85,8 @@ impl Exchange {
     /// What is askable of a peer that has room, or a window of it.
     fn within_reach(&self, now: Time) -> Vec<Position> {
         let with_room = self.peers.values().filter(|peer| peer.near && !peer.holdings.is_empty() && peer.room(now) > 0);
-        let holdings: Vec<&Bits> = with_room.map(|peer| &peer.holdings).collect();
+        let mut holdings: Vec<&Bits> = Vec::with_capacity(self.peers.len());
+        holdings.extend(with_room.map(|peer| &peer.holdings));
         if holdings.is_empty() {
             return Vec::new();
         }
@@ -115,18 +117,24 @@ impl Exchange {
         if self.crossing.ready().is_empty() || self.in_flight >= self.config.budget {
             return;
         }
-        if !self.peers.values().any(|peer| !peer.near && peer.room(now) > 0) {
+        let room = |exchange: &Self| exchange.peers.values().any(|peer| !peer.near && peer.room(now) > 0);
+        if !room(self) {
             return;
         }
-        let from = self.picks.start();
-        let ready = self.crossing.ready();
-        let order: Vec<Position> = ready.range(from..).chain(ready.range(..from)).take(LOOKED_AT).copied().collect();
+        let start = self.picks.start();
+        let (mut next, mut wrapped, mut looked_at) = (self.crossing.ready_from(start), false, 0);
         let mut asks: BTreeMap<NodeId, Vec<Position>> = BTreeMap::new();
         let mut claims = Vec::new();
-        for position in order {
-            if self.in_flight >= self.config.budget {
-                break;
-            }
+        while looked_at < LOOKED_AT && self.in_flight < self.config.budget {
+            let Some(position) = next.filter(|position| !wrapped || *position < start) else {
+                if wrapped {
+                    break;
+                }
+                (next, wrapped) = (self.crossing.ready_from(0), true);
+                continue;
+            };
+            looked_at += 1;
+            next = self.crossing.ready_from(position + 1);
             let Some(peer) = self.best_holder(position, &[], now) else { continue };
             let group = group_of(position);
             if claims.len() < CLAIM_GROUPS && self.crossing.claim(group) {
@@ -134,6 +142,9 @@ impl Exchange {
             }
             self.ask(position, peer, now);
             asks.entry(peer).or_default().push(position);
+            if !room(self) {
+                break;
+            }
         }
         if !claims.is_empty() {
             let near = self.peers.iter().filter(|(_, peer)| peer.near && !peer.complete).map(|(id, _)| *id);
@@ -158,13 +169,13 @@ impl Exchange {
     pub(super) fn best_holder(&self, position: Position, except: &[NodeId], now: Time) -> Option<NodeId> {
         let bytes = self.estimate(position);
         let near = self.near(position);
-        let order = |id: &NodeId| id.0[31] ^ position as u8;
         self.peers
             .iter()
             .filter(|(_, peer)| peer.near == near && peer.holdings.contains(position) && peer.room(now) > 0)
             .filter(|(id, _)| !except.contains(id))
-            .min_by(|(a, x), (b, y)| x.wait_for(bytes).total_cmp(&y.wait_for(bytes)).then(order(a).cmp(&order(b))))
-            .map(|(id, _)| *id)
+            .map(|(id, peer)| (peer.wait_for(bytes), id.0[31] ^ position as u8, id))
+            .min_by(|(a, x, _), (b, y, _)| a.total_cmp(b).then(x.cmp(y)))
+            .map(|(_, _, id)| *id)
     }
 
     /// Notes the request; the bytes expected.
@@ -184,13 +195,8 @@ impl Exchange {
     }
 
     fn ask_origin(&mut self, now: Time) {
-        let somewhere = u64::from(self.askable.len()) + self.crossing.len();
         let idle = self.nothing_to_start && !self.share.is_stale() && !self.share.has_work();
-        if self.missing.len() == somewhere
-            || idle
-            || !self.origin.room(self.share.sharers(), now)
-            || self.gathering(now)
-        {
+        if self.nowhere.is_empty() || idle || !self.origin.room(self.share.sharers(), now) || self.gathering(now) {
             return;
         }
         if self.awaits_newcomers(now) {
@@ -240,11 +246,10 @@ impl Exchange {
             if *started >= WORK_AHEAD {
                 return None;
             }
-            let (missing, available, abroad, origin) = (&self.missing, &self.available, &self.abroad, &self.origin);
-            let held = |position: usize| available[position] > 0 || abroad.get(position).is_some_and(|held| *held > 0);
-            let nowhere = |position: &Position| !held(*position as usize) && !origin.lacks(*position);
-            let wanted = |group: u32| missing.range(group * GROUP..(group + 1) * GROUP).filter(nowhere).collect();
-            let all = || missing.iter().filter(nowhere).map(group_of).collect();
+            let (missing, nowhere, origin) = (&self.missing, &self.nowhere, &self.origin);
+            let has = |position: &Position| !origin.lacks(*position);
+            let wanted = |group: u32| nowhere.range(group * GROUP, (group + 1) * GROUP).filter(has).collect();
+            let all = || nowhere.iter().filter(has).map(group_of).collect();
             let peers = &self.peers;
             // Who has nothing else to do takes over from who is far slower, although that one still gets on.
             let own = origin.time_for(u64::from(GROUP) * self.estimate(missing.min().unwrap_or(0)));
@@ -273,7 +278,7 @@ impl Exchange {
     }
 
     fn for_origin(&self, position: Position) -> bool {
-        self.missing.contains(position) && !self.available(position) && !self.origin.lacks(position)
+        self.nowhere.contains(position) && !self.origin.lacks(position)
     }
 
     /// Nobody else has what is missing: peers that did not answer once are asked again, each when its time is over.
@@ -308,7 +313,7 @@ impl Exchange {
         let reason = if !lacking.is_empty() && idle >= self.config.absent_patience {
             GiveUp::Absent(lacking)
         } else if idle >= self.config.patience {
-            GiveUp::Unreachable(self.missing.len())
+            GiveUp::Unreachable(u64::from(self.missing.len()))
         } else {
             return;
         };

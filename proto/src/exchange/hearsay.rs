@@ -4,6 +4,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use super::peer::Peer;
 use super::share::Owner;
 use super::{Exchange, Output};
 use crate::election::group_of;
@@ -138,9 +139,11 @@ impl Exchange {
         let me = self.me;
         let (election, each) = (self.share.election(), PASSED_ON_BY);
         let started = self.roster.started_abroad(|group| election.score(&me, group).is_multiple_of(each), now);
-        let abroad: Vec<NodeId> = self.peers.iter().filter(|(_, peer)| !peer.near).map(|(id, _)| *id).collect();
-        if !started.is_empty() && !abroad.is_empty() {
-            self.out.push_back(Output::Announce(abroad, Holdings::new(), started));
+        if !started.is_empty() {
+            let abroad: Vec<NodeId> = self.peers.iter().filter(|(_, peer)| !peer.near).map(|(id, _)| *id).collect();
+            if !abroad.is_empty() {
+                self.out.push_back(Output::Announce(abroad, Holdings::new(), started));
+            }
         }
         let seen = self.peers.iter().filter(|(_, peer)| peer.near && peer.downloads).map(|(id, _)| *id);
         let Some(news) = self.roster.news(seen, now) else { return };
@@ -167,17 +170,23 @@ impl Exchange {
     }
 
     /// The other downloaders of the zone, those with a session and those that others told of, and the other zones.
-    pub(super) fn electorate(&self, now: Time) -> (BTreeSet<NodeId>, BTreeSet<ZoneId>) {
-        let unmet = self.roster.members(now).filter(|node| !self.peers.contains_key(node));
-        let met = self.peers.iter().filter(|(_, peer)| peer.near && (peer.member() || self.bounded && peer.complete));
-        (met.map(|(id, _)| *id).chain(unmet).collect(), self.roster.zones(now))
+    pub(super) fn electorate(&self, now: Time) -> (Vec<NodeId>, Vec<ZoneId>) {
+        let elected = |peer: &Peer| peer.near && (peer.member() || self.bounded && peer.complete);
+        (self.with_unmet(elected, now), self.roster.zones(now))
     }
 
     /// The other nodes of the zone that may bring something in from other zones.
-    pub(super) fn carriers(&self, now: Time) -> BTreeSet<NodeId> {
-        let unmet = self.roster.members(now).filter(|node| !self.peers.contains_key(node));
-        let met = self.peers.iter().filter(|(_, peer)| peer.near && peer.carrier());
-        met.map(|(id, _)| *id).chain(unmet).collect()
+    pub(super) fn carriers(&self, now: Time) -> Vec<NodeId> {
+        self.with_unmet(|peer| peer.near && peer.carrier(), now)
+    }
+
+    /// These peers, and nodes of the zone that are no peers, in ascending order.
+    fn with_unmet(&self, met: impl Fn(&Peer) -> bool, now: Time) -> Vec<NodeId> {
+        let mut all = Vec::with_capacity(self.peers.len() + self.roster.nodes());
+        all.extend(self.peers.iter().filter(|(_, peer)| met(peer)).map(|(id, _)| *id));
+        all.extend(self.roster.members(now).filter(|node| !self.peers.contains_key(node)));
+        all.sort_unstable();
+        all
     }
 
     /// Nothing came into sight for too long: those that should have brought what nobody holds are not counted on.
@@ -186,8 +195,8 @@ impl Exchange {
         if (self.roster.alone() && !self.bounded) || !self.sight.too_long(least, now) || !self.origin.idle() {
             return;
         }
-        let nowhere = |position: &Position| !self.available(*position) && !self.origin.lacks(*position);
-        let mut groups: Vec<u32> = self.missing.iter().filter(nowhere).map(group_of).collect();
+        let has = |position: &Position| !self.origin.lacks(*position);
+        let mut groups: Vec<u32> = self.nowhere.iter().filter(has).map(group_of).collect();
         groups.dedup();
         groups.retain(|group| !self.roster.is_started(*group, now));
         if groups.is_empty() {

@@ -6,6 +6,7 @@ use roaring::RoaringBitmap;
 
 use super::peer::Peer;
 use super::{Exchange, OriginAnswer, Output, Source};
+use crate::bits::words_of;
 use crate::{Holdings, NodeId, Position, Time, ZoneId, limits};
 
 impl Exchange {
@@ -18,7 +19,7 @@ impl Exchange {
         let near = zone == self.config.zone;
         let count = self.lengths.len() as u32;
         let new = !self.peers.contains_key(&peer);
-        let known = self.peers.entry(peer).or_insert_with(|| Peer::new(near, count, now));
+        let known = self.peers.get_or_insert_with(peer, || Peer::new(near, count, now));
         if known.downloads != downloads {
             known.downloads = downloads;
             self.electorate_changed();
@@ -79,8 +80,13 @@ impl Exchange {
     /// A peer said what it holds beyond what it said before.
     pub fn have_more(&mut self, peer: NodeId, holdings: &Holdings, now: Time) {
         let Some(known) = self.peers.get_mut(&peer) else { return };
-        let news: Vec<Position> =
-            holdings.positions().iter().filter(|position| known.holdings.insert(*position)).collect();
+        let mut news = std::mem::take(&mut self.news);
+        for (at, word) in words_of(holdings.positions()) {
+            let new = known.holdings.insert_word(at as usize, word);
+            if new != 0 {
+                news.push((at, new));
+            }
+        }
         known.spoke(now);
         let mut changed = known.progressed(&news, self.lengths.len() as u32, now) && known.suspect;
         known.suspect &= !changed;
@@ -96,10 +102,12 @@ impl Exchange {
             self.electorate_changed();
         }
         if counted {
-            self.count(news.into_iter(), near, now);
+            self.count(&news, near, now);
         } else {
             self.heard(peer, now);
         }
+        news.clear();
+        self.news = news;
     }
 
     /// A peer started on these groups, from the origin or from another zone. Where both want the same in the same way, the

@@ -1,10 +1,10 @@
 //! What is known of one peer: its holdings, its load, its pace, its claims. Decides nothing.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::bits::Bits;
-use crate::election::{GROUP, group_of};
+use crate::election::GROUP;
+use crate::sorted::Sorted;
 use crate::{Position, Time};
 
 /// A request is never called late before this.
@@ -48,8 +48,10 @@ const LEAST_PART: f64 = 0.2;
 /// Bytes a second assumed of a peer that has not sent anything yet.
 const UNKNOWN_RATE: f64 = 20e6;
 
-/// One peer of an exchange.
+/// One peer of an exchange. What is asked of every peer before each decision comes first, so that it is in few lines of
+/// the processor's cache.
 #[derive(Debug)]
+#[repr(C)]
 pub(super) struct Peer {
     /// It is of the own zone.
     pub(super) near: bool,
@@ -67,19 +69,25 @@ pub(super) struct Peer {
     pub(super) suspect: bool,
     /// What it holds.
     pub(super) holdings: Bits,
+    outstanding_bytes: u64,
+    /// Bytes that may be outstanding, and bytes a second that it is counted on for.
+    window: u64,
+    pace: f64,
     /// What it was asked and when, and the bytes expected.
-    pub(super) outstanding: BTreeMap<Position, (Time, u64)>,
-    /// Groups that it is fetching from the origin, and since when.
-    pub(super) claims: BTreeMap<u32, Time>,
+    pub(super) outstanding: Sorted<Position, (Time, u64)>,
     /// It is not asked before this.
     pub(super) busy_until: Time,
+    /// When it was last seen to owe answers for too long, if it sent nothing since.
+    stalled_at: Option<Time>,
+    arrived_at: Time,
+    late_after: Duration,
+    spoke_at: Time,
+    /// Groups that it is fetching from the origin, and since when.
+    pub(super) claims: Sorted<u32, Time>,
     /// When it joined.
     pub(super) joined_at: Time,
     /// What part of what is asked ahead where there are few peers is asked here.
     part: f64,
-    outstanding_bytes: u64,
-    spoke_at: Time,
-    arrived_at: Time,
     /// When it last answered a request, or came to owe an answer.
     served_at: Time,
     claim_progress_at: Time,
@@ -95,8 +103,6 @@ pub(super) struct Peer {
     distrusted_until: Time,
     denied: usize,
     busy_first: Option<Time>,
-    /// When it was last seen to owe answers for too long, if it sent nothing since.
-    stalled_at: Option<Time>,
 }
 
 impl Peer {
@@ -111,12 +117,15 @@ impl Peer {
             discounted: false,
             suspect: false,
             holdings: Bits::new(count),
-            outstanding: BTreeMap::new(),
-            claims: BTreeMap::new(),
+            outstanding: Sorted::new(),
+            claims: Sorted::new(),
             busy_until: Duration::ZERO,
             joined_at: now,
             part: 1.0,
             outstanding_bytes: 0,
+            window: FIRST_WINDOW,
+            pace: UNKNOWN_RATE,
+            late_after: EARLIEST_LATE,
             spoke_at: now,
             arrived_at: now,
             served_at: now,
@@ -142,20 +151,29 @@ impl Peer {
     }
 
     /// It holds more, which is noted already. True if that belongs to its claims: it is alive as a fetcher.
-    pub(super) fn progressed(&mut self, news: &[Position], count: u32, now: Time) -> bool {
-        let groups = news.iter().copied().map(group_of);
-        let mut touched: Vec<u32> = groups.filter(|group| self.claims.contains_key(group)).collect();
-        let positions = touched.len() as f64;
-        touched.dedup();
-        if touched.is_empty() {
-            return false;
-        }
-        for group in touched {
-            let (first, end) = (group * GROUP, ((group + 1) * GROUP).min(count));
-            if self.holdings.count_range(first, end) == end - first {
-                self.claims.remove(&group);
+    pub(super) fn progressed(&mut self, news: &[(u32, u64)], count: u32, now: Time) -> bool {
+        let mut touched = 0;
+        for &(at, word) in news {
+            if self.claims.is_empty() {
+                break;
+            }
+            for part in 0..64 / GROUP {
+                let new = word >> (part * GROUP) & ((1 << GROUP) - 1);
+                let group = at * (64 / GROUP) + part;
+                if new == 0 || !self.claims.contains_key(&group) {
+                    continue;
+                }
+                touched += new.count_ones();
+                let (first, end) = (group * GROUP, ((group + 1) * GROUP).min(count));
+                if self.holdings.count_range(first, end) == end - first {
+                    self.claims.remove(&group);
+                }
             }
         }
+        if touched == 0 {
+            return false;
+        }
+        let positions = f64::from(touched);
         let gap = now.saturating_sub(self.claim_progress_at).as_secs_f64();
         self.claim_gap += (gap - self.claim_gap) * CLAIM_WEIGHT;
         self.claim_news += (positions - self.claim_news) * CLAIM_WEIGHT;
@@ -169,14 +187,16 @@ impl Peer {
             self.claim_progress_at = now;
         }
         if self.claims.len() < MOST_CLAIMS {
-            self.claims.entry(group).or_insert(now);
+            self.claims.get_or_insert_with(group, || now);
         }
     }
 
     /// Whether its claims are overdue.
     pub(super) fn claims_late(&self, now: Time) -> bool {
-        let gaps = Duration::from_secs_f64((self.claim_gap * CLAIM_GAPS).min(LATEST_LATE_CLAIM));
-        !self.claims.is_empty() && now.saturating_sub(self.claim_progress_at) > EARLIEST_LATE_CLAIM.max(gaps)
+        let waited = now.saturating_sub(self.claim_progress_at);
+        !self.claims.is_empty() && waited > EARLIEST_LATE_CLAIM && {
+            waited > Duration::from_secs_f64((self.claim_gap * CLAIM_GAPS).min(LATEST_LATE_CLAIM))
+        }
     }
 
     /// Whether it is at a group, and will be done with what it claims before `patience` is over, at its pace so far.
@@ -223,6 +243,8 @@ impl Peer {
                 self.deviation += ((took - self.latency).abs() - self.deviation) * 0.125;
                 self.latency += (took - self.latency) * 0.125;
             }
+            let late = Duration::from_secs_f64(self.latency + 4.0 * self.deviation);
+            self.late_after = late.clamp(EARLIEST_LATE, LATEST_LATE);
             self.served_at = now;
             self.strikes = 0;
             self.denied = 0;
@@ -234,7 +256,10 @@ impl Peer {
         let busy = now.saturating_sub(self.busy_since).as_secs_f64();
         if busy >= 0.1 || (self.outstanding.is_empty() && busy > 0.0) {
             let seen = self.busy_bytes as f64 / busy.max(1e-4);
-            self.rate = Some(self.rate.map_or(seen, |rate| rate + (seen - rate) * 0.3));
+            let rate = self.rate.map_or(seen, |rate| rate + (seen - rate) * 0.3);
+            self.rate = Some(rate);
+            self.pace = rate.max(1.0);
+            self.set_window();
             self.busy_since = now;
             self.busy_bytes = 0;
         }
@@ -265,13 +290,16 @@ impl Peer {
 
     /// After how long without an answer a request to this peer is late.
     pub(super) fn late_after(&self) -> Duration {
-        Duration::from_secs_f64(self.latency + 4.0 * self.deviation).clamp(EARLIEST_LATE, LATEST_LATE)
+        self.late_after
     }
 
     /// Whether it owes answers and none has come for too long.
     pub(super) fn stalled(&self, now: Time) -> bool {
+        if self.outstanding.is_empty() {
+            return false;
+        }
         let waited = now.saturating_sub(self.arrived_at);
-        !self.outstanding.is_empty() && waited > EARLIEST_LATE && waited > self.late_after()
+        waited > EARLIEST_LATE && waited > self.late_after()
     }
 
     /// Notes that it stalls: until it sends something, it is asked for little, and while it is silent for nearly nothing.
@@ -288,30 +316,47 @@ impl Peer {
 
     /// Whether it owes answers and is silent, or talks and does not answer.
     pub(super) fn fails_to_answer(&self, now: Time) -> bool {
+        if self.outstanding.is_empty() {
+            return false;
+        }
         let late = self.late_after() * 2;
         let silent_for = now.saturating_sub(self.arrived_at.max(self.spoke_at));
         let silent = self.stalled(now) && silent_for > SILENT.max(late);
         let mute_for = now.saturating_sub(self.served_at);
-        let mute = !self.outstanding.is_empty() && mute_for > late.max(LONGEST_MUTE / (1 << self.strikes.min(4)));
+        let mute = mute_for > late.max(LONGEST_MUTE / (1 << self.strikes.min(4)));
         silent || mute
     }
 
     /// It is one of so many peers.
     pub(super) fn one_of(&mut self, peers: usize) {
-        self.part = (FEW / peers.max(1) as f64).clamp(LEAST_PART, 1.0);
+        let part = (FEW / peers.max(1) as f64).clamp(LEAST_PART, 1.0);
+        if part != self.part {
+            self.part = part;
+            self.set_window();
+        }
+    }
+
+    fn set_window(&mut self) {
+        let window = self.part * self.rate.map_or(FIRST_WINDOW as f64, |rate| rate * AHEAD);
+        self.window = (window as u64).clamp(self.least_window(), MOST_WINDOW);
+    }
+
+    fn least_window(&self) -> u64 {
+        (LEAST_WINDOW as f64 * self.part) as u64
     }
 
     /// Bytes that may still be asked.
     pub(super) fn room(&self, now: Time) -> u64 {
-        let least = (LEAST_WINDOW as f64 * self.part) as u64;
-        let window = self.part * self.rate.map_or(FIRST_WINDOW as f64, |rate| rate * AHEAD);
-        let room = (window as u64).clamp(least, MOST_WINDOW).saturating_sub(self.outstanding_bytes);
+        let room = self.window.saturating_sub(self.outstanding_bytes);
         if room == 0 || now < self.busy_until || self.discounted || self.stalled(now) {
             return 0;
         }
         match self.stalled_at {
             None => room,
-            Some(at) if self.outstanding.is_empty() && (self.spoke_at > at || now >= at + PROBE) => room.min(least),
+            Some(at) if self.outstanding.is_empty() && (self.spoke_at > at || now >= at + PROBE) => {
+                room.min(self.least_window())
+            }
+
             Some(_) => 0,
         }
     }
@@ -323,7 +368,7 @@ impl Peer {
 
     /// Seconds until `bytes` more would be here.
     pub(super) fn wait_for(&self, bytes: u64) -> f64 {
-        (self.outstanding_bytes + bytes) as f64 / self.rate.unwrap_or(UNKNOWN_RATE).max(1.0)
+        (self.outstanding_bytes + bytes) as f64 / self.pace
     }
 
     /// Whether its books are in order.

@@ -163,8 +163,8 @@ impl Roster {
         self.members.iter().filter(move |(_, member)| now >= member.suspect_until).map(|(node, _)| *node)
     }
 
-    /// Zones other than the own that are counted on.
-    pub(super) fn zones(&self, now: Time) -> BTreeSet<ZoneId> {
+    /// Zones other than the own that are counted on, in ascending order.
+    pub(super) fn zones(&self, now: Time) -> Vec<ZoneId> {
         self.zones.iter().filter(|(_, until)| now >= **until).map(|(zone, _)| *zone).collect()
     }
 

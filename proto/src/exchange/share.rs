@@ -21,10 +21,11 @@ pub(super) enum Owner {
 
 #[derive(Debug)]
 pub(super) struct Share {
-    me: NodeId,
-    zone: ZoneId,
     election: Election,
     groups: u32,
+    /// The scores of this node and of its zone for each group.
+    own: Vec<u64>,
+    own_zone: Vec<u64>,
     /// Groups that no other node fetches for this one.
     alone: BTreeSet<u32>,
     stale: bool,
@@ -45,11 +46,13 @@ pub(super) struct Share {
 impl Share {
     /// `groups` groups, of which `alone` are fetched by each node itself.
     pub(super) fn new(me: NodeId, zone: ZoneId, election: Election, groups: u32, alone: BTreeSet<u32>) -> Self {
+        let own: Vec<u64> = (0..groups).map(|group| election.score(&me, group)).collect();
+        let own_zone = (0..groups).map(|group| election.zone_score(zone, group)).collect();
         let mut order: Vec<u32> = (0..groups).collect();
-        order.sort_by_cached_key(|group| election.score(&me, *group));
+        order.sort_by_key(|group| own[*group as usize]);
         Self {
-            me,
-            zone,
+            own,
+            own_zone,
             election,
             groups,
             alone,
@@ -89,14 +92,14 @@ impl Share {
 
     /// Another node claims a group. If this node works on it too and has the lower score, it stops.
     pub(super) fn yield_to(&mut self, peer: &NodeId, group: u32) {
-        if self.claimed.contains(&group) && self.election.score(peer, group) > self.election.score(&self.me, group) {
+        if self.claimed.contains(&group) && self.election.score(peer, group) > self.own_score(group) {
             self.claimed.remove(&group);
             self.work.retain(|position| group_of(*position) != group);
         }
     }
 
     /// Starts over, because something changed. `members` are the other nodes of the zone that are in the election.
-    pub(super) fn refresh(&mut self, members: BTreeSet<NodeId>, zones: BTreeSet<ZoneId>) {
+    pub(super) fn refresh(&mut self, members: Vec<NodeId>, zones: Vec<ZoneId>) {
         self.stale = false;
         self.members.set(members, |node, group| self.election.score(node, group));
         self.zones.set(zones, |zone, group| self.election.zone_score(*zone, group));
@@ -138,8 +141,11 @@ impl Share {
             self.ahead -= 1;
             let group = self.order[self.ahead];
             let alone = self.alone.contains(&group);
+            if !alone && !self.owns(group) {
+                continue;
+            }
             let positions = wanted(group);
-            if !positions.is_empty() && (alone || (self.owns(group) && !taken(group))) {
+            if !positions.is_empty() && (alone || !taken(group)) {
                 return Some(self.start(group, positions));
             }
         }
@@ -157,7 +163,7 @@ impl Share {
                 others.remove(at);
                 free.iter_mut().for_each(|(_, place, _)| *place -= 1);
             } else if !taken(group) {
-                free.push((self.election.score(&self.me, group), at, positions));
+                free.push((self.own_score(group), at, positions));
             }
         }
         let best = free.into_iter().max_by_key(|(score, _, _)| *score);
@@ -179,12 +185,16 @@ impl Share {
 
     /// Whether this node is the one elected for the group.
     pub(super) fn owns(&self, group: u32) -> bool {
-        self.is_of_zone(group) && self.election.score(&self.me, group) >= self.members.of(group)
+        self.is_of_zone(group) && self.own_score(group) >= self.members.of(group)
     }
 
     /// Whether a node of this zone is the one elected.
     pub(super) fn is_of_zone(&self, group: u32) -> bool {
-        self.election.zone_score(self.zone, group) >= self.zones.of(group)
+        self.own_zone.get(group as usize).is_some_and(|own| *own >= self.zones.of(group))
+    }
+
+    fn own_score(&self, group: u32) -> u64 {
+        self.own.get(group as usize).copied().unwrap_or(0)
     }
 
     /// Who should have brought a group and is not this node: another zone, or another node of this one.

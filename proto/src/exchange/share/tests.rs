@@ -14,7 +14,7 @@ fn node(number: u8) -> NodeId {
 /// The share of one of the nodes 0 to `nodes` where the others are known.
 fn share(me: u8, nodes: u8, groups: u32) -> Share {
     let mut share = Share::new(node(me), ZoneId(0), Election::new(&INDEX), groups, BTreeSet::new());
-    share.refresh((0..nodes).filter(|other| *other != me).map(node).collect(), BTreeSet::new());
+    share.refresh((0..nodes).filter(|other| *other != me).map(node).collect(), Vec::new());
     share
 }
 
@@ -62,7 +62,7 @@ fn what_another_is_at_is_left_to_it_until_something_changes() {
     assert!(first.iter().all(|group| group % 2 == 1), "{first:?}");
     assert_eq!(first.len(), 20);
     share.changed();
-    share.refresh([node(1)].into(), BTreeSet::new());
+    share.refresh(vec![node(1)], Vec::new());
     assert_eq!(started(&mut share, 40, |group| group % 2 == 1).len(), 20);
 }
 
@@ -74,7 +74,7 @@ fn nodes_that_are_done_at_once_mostly_take_different_groups() {
             .map(|me| {
                 let mut share =
                     Share::new(node(me), ZoneId(0), Election::new(&IndexId([index; 32])), 64, BTreeSet::new());
-                share.refresh((0..8).filter(|other| *other != me).map(node).collect(), BTreeSet::new());
+                share.refresh((0..8).filter(|other| *other != me).map(node).collect(), Vec::new());
                 let own: Vec<u32> = (0..64).filter(|group| (0..4).any(|n| owner(index, *group) == n)).collect();
                 let wanted = |group: u32| if own.contains(&group) { vec![] } else { vec![group * 16] };
                 share.start_group(wanted, || (0..64).filter(|g| !own.contains(g)).collect(), |_| false, true).unwrap()
@@ -112,7 +112,7 @@ fn of_two_that_claim_one_group_the_lower_score_stops() {
 fn groups_with_a_chunk_too_long_to_share_are_fetched_whoever_owns_them() {
     let alone: BTreeSet<u32> = (0..10).collect();
     let mut share = Share::new(node(0), ZoneId(0), Election::new(&INDEX), 20, alone.clone());
-    share.refresh((1..8).map(node).collect(), BTreeSet::new());
+    share.refresh((1..8).map(node).collect(), Vec::new());
     let all = started(&mut share, 20, |_| true);
     assert_eq!(all.into_iter().collect::<BTreeSet<_>>(), alone);
     assert!(!share.is_shared(0) && share.is_shared(10) && !share.is_shared(20));
