@@ -57,8 +57,8 @@ impl Exchange {
         if self.askable.is_empty() || self.in_flight >= self.config.budget || self.out_of_reach {
             return;
         }
-        let bounded = self.config.peers_budget < u64::MAX;
-        let mut owed: u64 = if bounded { self.peers.values().map(Peer::owes).sum() } else { 0 };
+        let limited = self.config.peers_budget < u64::MAX;
+        let mut owed: u64 = if limited { self.peers.values().map(Peer::owes).sum() } else { 0 };
         let mut asks: BTreeMap<NodeId, Vec<Position>> = BTreeMap::new();
         let mut refilled = false;
         while self.in_flight < self.config.budget && owed < self.config.peers_budget {
