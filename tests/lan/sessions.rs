@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use caswarm::node::identity::Identity;
 use caswarm::node::session::{self, Session, SessionConfig};
+use proto::message::Join;
 use proto::{IndexId, Message};
 
 use super::published::Published;
@@ -138,6 +139,41 @@ fn peer_that_asks_for_an_index_again_and_again_is_refused() {
         })
     });
     assert!(given > 0 && refused > ASKED / 2, "{given} given, {refused} refused");
+}
+
+#[test]
+fn who_may_hold_chunks_of_an_image_says_so_to_all_neighbours_and_when_it_does_not() {
+    if !machine_can() {
+        return;
+    }
+    let published = Published::get();
+    let lan = Lan::new(Plan::hosts(&[2]));
+    let _node = start_provider(&lan, 1, &published, &[]);
+    let (node, index) = (address(&lan, 1), IndexId([9; 32]));
+    lan.on(2, || {
+        block_on(async {
+            let one = session::connect(node, None, &config(&Identity::ephemeral())).await.unwrap();
+            let mut other = session::connect(node, None, &config(&Identity::ephemeral())).await.unwrap();
+            assert!(answers(&mut other).await);
+            let join = |downloads| Join { index, downloads, has_index: downloads };
+            one.sender.send(&Message::Join(join(true))).unwrap();
+            assert_eq!(about(&mut other, index).await, Message::Join(join(false)));
+            one.sender.send(&Message::NoIndex { index }).unwrap();
+            assert_eq!(about(&mut other, index).await, Message::Leave { index });
+        });
+    });
+}
+
+/// What the other side says next of an index: that it takes part, or no longer.
+async fn about(session: &mut Session, index: IndexId) -> Message {
+    loop {
+        let (message, _) = session.reader.next().await.unwrap().unwrap();
+        match &message {
+            Message::Join(join) if join.index == index => return message,
+            Message::Leave { index: of } if *of == index => return message,
+            _ => {}
+        }
+    }
 }
 
 /// Whether the other side answers a ping, and does not close the session instead.
