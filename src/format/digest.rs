@@ -2,7 +2,6 @@
 
 mod lanes;
 
-use aws_lc_rs::digest as aws_lc;
 use proto::ChunkId;
 use sha2::Digest as _;
 
@@ -27,10 +26,10 @@ impl Digest {
 
     /// The id of a chunk with these uncompressed bytes.
     pub fn id(self, bytes: &[u8]) -> ChunkId {
-        match self {
-            Digest::Sha512_256 => sha512_256(&aws_lc::digest(&aws_lc::SHA512_256, bytes)),
-            Digest::Sha256 => ChunkId(sha2::Sha256::digest(bytes).into()),
-        }
+        ChunkId(match self {
+            Digest::Sha512_256 => sha2::Sha512_256::digest(bytes).into(),
+            Digest::Sha256 => sha2::Sha256::digest(bytes).into(),
+        })
     }
 
     /// The ids of many chunks, in their order; cheaper than one by one where the CPU hashes several at once.
@@ -44,20 +43,19 @@ impl Digest {
     /// Starts the digest of a stream that comes in pieces.
     pub fn hasher(self) -> Hasher {
         Hasher(match self {
-            Digest::Sha512_256 => State::Sha512_256(Box::new(aws_lc::Context::new(&aws_lc::SHA512_256))),
+            Digest::Sha512_256 => State::Sha512_256(sha2::Sha512_256::new()),
             Digest::Sha256 => State::Sha256(sha2::Sha256::new()),
         })
     }
 }
 
 /// The digest of a stream in the making.
-#[derive(Clone)]
+#[derive(Debug, Clone)]
 pub struct Hasher(State);
 
-#[derive(Clone)]
+#[derive(Debug, Clone)]
 enum State {
-    /// By AWS-LC, a third faster than `sha2` where a stream is hashed alone.
-    Sha512_256(Box<aws_lc::Context>),
+    Sha512_256(sha2::Sha512_256),
     Sha256(sha2::Sha256),
 }
 
@@ -72,27 +70,11 @@ impl Hasher {
 
     /// The digest of all pieces.
     pub fn finish(self) -> ChunkId {
-        match self.0 {
-            State::Sha512_256(state) => sha512_256(&state.finish()),
-            State::Sha256(state) => ChunkId(state.finalize().into()),
-        }
-    }
-}
-
-impl std::fmt::Debug for Hasher {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self.0 {
-            State::Sha512_256(_) => "Hasher(Sha512_256)",
-            State::Sha256(_) => "Hasher(Sha256)",
+        ChunkId(match self.0 {
+            State::Sha512_256(state) => state.finalize().into(),
+            State::Sha256(state) => state.finalize().into(),
         })
     }
-}
-
-/// The digest as an id; both have 32 bytes.
-fn sha512_256(digest: &aws_lc::Digest) -> ChunkId {
-    let mut id = [0; 32];
-    id.copy_from_slice(digest.as_ref());
-    ChunkId(id)
 }
 
 #[cfg(test)]
