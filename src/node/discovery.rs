@@ -80,7 +80,7 @@ pub struct Found {
     pub addresses: Vec<SocketAddr>,
     /// Its zone label, cut at 63 bytes.
     pub zone: String,
-    /// Chunks it holds.
+    /// About how many chunks it holds.
     pub held: u64,
     /// Some of the indexes it holds or wants.
     pub tags: Vec<Tag>,

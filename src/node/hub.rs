@@ -46,7 +46,7 @@ const EVENTS: usize = 512;
 const UNSEEN_BYTES: usize = 8 << 20;
 
 /// Bytes of chunks kept as they came, to be served again.
-const RECENT_BYTES: usize = 12 << 20;
+const RECENT_BYTES: usize = 20 << 20;
 
 /// Events handled before the exchanges are asked what to do.
 const BATCH: usize = 64;
@@ -148,7 +148,7 @@ pub(crate) struct Hub {
     locals: BTreeMap<IndexId, Local>,
     gathering: BTreeMap<(NodeId, IndexId), Gathering>,
     serial: u64,
-    announced: Option<(u64, usize)>,
+    announced: Option<(u64, Vec<Tag>)>,
     searched: Instant,
     tidied: Instant,
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::peer::Peer;
 use super::picks;
+use super::share::Owner;
 use super::{Exchange, GiveUp, Output};
 use crate::bits::Bits;
 use crate::election::{GROUP, group_of};
@@ -261,7 +262,11 @@ impl Exchange {
                 claimed || (bounded && roster.is_started(group, now))
             };
             // Who does not hear of everyone cannot know what nobody has started on.
-            let Some(group) = self.share.start_group(wanted, all, taken, !bounded) else {
+            let stolen = |group: u32, owner: Option<Owner>| {
+                let mut at_it = peers.iter().filter(|(_, peer)| peer.claims.contains_key(&group));
+                at_it.any(|(id, _)| owner != Some(Owner::Node(*id)))
+            };
+            let Some(group) = self.share.start_group(wanted, all, taken, (!bounded).then_some(stolen)) else {
                 self.nothing_to_start = true;
                 return None;
             };

@@ -16,7 +16,7 @@ const EARLIEST_LATE_CLAIM: Duration = Duration::from_secs(1);
 /// How much a new sign of progress with claims weighs against those before.
 const CLAIM_WEIGHT: f64 = 0.2;
 /// Gaps between signs of progress, times this, make a claim late.
-const CLAIM_GAPS: f64 = 4.0;
+const CLAIM_GAPS: f64 = 8.0;
 /// The longest time that is waited for any progress with claims.
 const LATEST_LATE_CLAIM: f64 = 10.0;
 /// Bytes asked ahead of a peer whose pace is not known, and of any peer, at least and at most; of these the first two and

@@ -129,13 +129,14 @@ impl Share {
 
     /// Chooses the next group and starts on it. `wanted` lists what is to be fetched of a group, `all` the groups of
     /// which something is, in ascending order; `taken` says whether another node is at it. Groups of others come into
-    /// question if `steal`. `None`: there is nothing to start now.
+    /// question if there is a `stolen`, which says whether a node other than the owner started on it too. `None`: there is
+    /// nothing to start now.
     pub(super) fn start_group(
         &mut self,
         wanted: impl Fn(u32) -> Vec<Position>,
         all: impl Fn() -> Vec<u32>,
         taken: impl Fn(u32) -> bool,
-        steal: bool,
+        stolen: Option<impl Fn(u32, Option<Owner>) -> bool>,
     ) -> Option<u32> {
         while self.ahead > 0 {
             self.ahead -= 1;
@@ -149,9 +150,7 @@ impl Share {
                 return Some(self.start(group, positions));
             }
         }
-        if !steal {
-            return None;
-        }
+        let stolen = stolen?;
         let mut others = self.others.take().unwrap_or_else(|| self.of_others(all()));
         let mut free: Vec<(u64, usize, Vec<Position>)> = Vec::new();
         let mut at = others.len();
@@ -169,8 +168,13 @@ impl Share {
         let best = free.into_iter().max_by_key(|(score, _, _)| *score);
         let chosen = best.map(|(_, place, positions)| (others.remove(place), positions));
         self.others = Some(others);
-        // From the end: whoever is at it all the same is met in the middle.
-        chosen.map(|(group, positions)| self.start(group, positions.into_iter().rev()))
+        let (group, mut positions) = chosen?;
+        // From the end that its owner comes to last, or that who took it from the owner comes to last: whoever is at it all
+        // the same is met in the middle.
+        if !stolen(group, self.owner(group)) {
+            positions.reverse();
+        }
+        Some(self.start(group, positions))
     }
 
     fn start(&mut self, group: u32, positions: impl IntoIterator<Item = Position>) -> u32 {

@@ -111,14 +111,17 @@ impl Hub {
 
     /// Lets mDNS tell what this node has now.
     pub(super) fn update_discovery(&mut self) {
-        let held = self.locals.values().map(|local| local.holds().positions().len()).sum();
+        let held: u64 = self.locals.values().map(|local| local.holds().positions().len()).sum();
+        // A change is told to all machines by multicast, thrice in ten seconds while an image comes in; sessions tell
+        // of every chunk. Here the power of two below it is enough.
+        let held = if held == 0 { 0 } else { 1 << held.ilog2() };
         // Who gives nothing is not named as one that takes part: it would be counted on.
         let told = self.locals.keys().filter(|_| self.config.share);
         let tags: Vec<Tag> = told.map(|index| self.config.network.tag(self.me, index)).collect();
-        let now = (held, tags.len());
-        if self.announced != Some(now) {
+        let now = (held, tags);
+        if self.announced.as_ref() != Some(&now) {
+            self.doors.update(now.0, now.1.clone());
             self.announced = Some(now);
-            self.doors.update(held, tags);
         }
     }
 }

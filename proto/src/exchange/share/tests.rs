@@ -18,6 +18,9 @@ fn share(me: u8, nodes: u8, groups: u32) -> Share {
     share
 }
 
+/// Nobody started on a group but its owner.
+const BY_OWNERS: Option<fn(u32, Option<Owner>) -> bool> = Some(|_, _| false);
+
 /// What is wanted of groups of which nothing is there: all their positions.
 fn all_of(groups: u32) -> (impl Fn(u32) -> Vec<Position>, impl Fn() -> Vec<u32>) {
     (|group| (group * 16..(group + 1) * 16).collect(), move || (0..groups).collect())
@@ -29,7 +32,7 @@ fn started(share: &mut Share, groups: u32, taken: impl Fn(u32) -> bool) -> Vec<u
     loop {
         let wanted = |group: u32| if started.contains(&group) { vec![] } else { vec![group * 16] };
         let all = || (0..groups).filter(|group| !started.contains(group)).collect();
-        match share.start_group(wanted, all, &taken, true) {
+        match share.start_group(wanted, all, &taken, BY_OWNERS) {
             Some(group) => started.push(group),
             None => return started,
         }
@@ -77,7 +80,7 @@ fn nodes_that_are_done_at_once_mostly_take_different_groups() {
                 share.refresh((0..8).filter(|other| *other != me).map(node).collect(), Vec::new());
                 let own: Vec<u32> = (0..64).filter(|group| (0..4).any(|n| owner(index, *group) == n)).collect();
                 let wanted = |group: u32| if own.contains(&group) { vec![] } else { vec![group * 16] };
-                share.start_group(wanted, || (0..64).filter(|g| !own.contains(g)).collect(), |_| false, true).unwrap()
+                share.start_group(wanted, || (0..64).filter(|g| !own.contains(g)).collect(), |_| false, BY_OWNERS).unwrap()
             })
             .collect();
         different += chosen.len();
@@ -96,7 +99,7 @@ fn of_two_that_claim_one_group_the_lower_score_stops() {
     let (wanted, all) = all_of(20);
     for share in [&mut a, &mut b] {
         while share.claimed.len() < 20 {
-            share.start_group(&wanted, &all, |_| false, true);
+            share.start_group(&wanted, &all, |_| false, BY_OWNERS);
         }
     }
     for group in 0..20 {
@@ -121,7 +124,7 @@ fn groups_with_a_chunk_too_long_to_share_are_fetched_whoever_owns_them() {
 #[test]
 fn without_the_origin_nothing_that_was_started_goes_on() {
     let mut share = share(0, 1, 5);
-    share.start_group(all_of(5).0, all_of(5).1, |_| false, true);
+    share.start_group(all_of(5).0, all_of(5).1, |_| false, BY_OWNERS);
     share.drop_claims();
     assert_eq!(share.next_position(), None);
     assert!(share.claimed.is_empty());
@@ -140,4 +143,19 @@ proptest! {
         let own: usize = shares.into_iter().map(|mut share| started(&mut share, groups, |_| false).len()).sum();
         prop_assert_eq!(own, usize::from(nodes) * groups as usize);
     }
+}
+
+#[test]
+fn a_group_of_another_is_begun_at_the_end_that_who_is_at_it_comes_to_last() {
+    let begun = |stolen: fn(u32, Option<Owner>) -> bool| {
+        let mut share = share(0, 2, 40);
+        let theirs: Vec<u32> = (0..40).filter(|group| !share.owns(*group)).collect();
+        let wanted = |group: u32| if theirs.contains(&group) { all_of(40).0(group) } else { vec![] };
+        let group = share.start_group(wanted, || theirs.clone(), |_| false, Some(stolen)).unwrap();
+        (group * 16, share.next_position().unwrap())
+    };
+    let (first, position) = begun(|_, _| false);
+    assert_eq!(position, first + 15, "its owner begins with the first");
+    let (first, position) = begun(|_, owner| owner == Some(Owner::Node(node(1))));
+    assert_eq!(position, first, "who took it from the owner began with the last");
 }
