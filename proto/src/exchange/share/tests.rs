@@ -80,7 +80,9 @@ fn nodes_that_are_done_at_once_mostly_take_different_groups() {
                 share.refresh((0..8).filter(|other| *other != me).map(node).collect(), Vec::new());
                 let own: Vec<u32> = (0..64).filter(|group| (0..4).any(|n| owner(index, *group) == n)).collect();
                 let wanted = |group: u32| if own.contains(&group) { vec![] } else { vec![group * 16] };
-                share.start_group(wanted, || (0..64).filter(|g| !own.contains(g)).collect(), |_| false, BY_OWNERS).unwrap()
+                share
+                    .start_group(wanted, || (0..64).filter(|g| !own.contains(g)).collect(), |_| false, BY_OWNERS)
+                    .unwrap()
             })
             .collect();
         different += chosen.len();
