@@ -1,11 +1,13 @@
 //! The threads that read local sources, check and write: as many as there are cores, each with a bounded batch in hand.
-//! Chunks that arrive from the network go before local work and never wait for a batch to fill. Whom to ask for what a
-//! machine lacks is not decided here: positions that no local source could give are handed on.
+//! Chunks that arrive from the network go before local work. What comes from the origin is taken up at once; what comes
+//! from neighbours waits a moment for more of it, because a batch is hashed at several times the pace of one chunk. Whom
+//! to ask for what a machine lacks is not decided here: positions that no local source could give are handed on.
 
 use std::collections::VecDeque;
 use std::io;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use proto::Position;
 use roaring::RoaringBitmap;
@@ -21,6 +23,12 @@ use crate::node::fetch::{Arrival, Done, From, Outcome, Sink};
 
 /// Most chunks in one batch: as many as the hash's lanes like, and few enough to be done soon.
 const BATCH_CHUNKS: usize = 16;
+
+/// So many chunks from neighbours are worth hashing together: two rounds of AVX2's lanes, or one of AVX-512's.
+const WORTHWHILE: usize = 8;
+
+/// How long a chunk from a neighbour waits for others at most.
+const GATHERING: Duration = Duration::from_millis(20);
 
 /// Most plain bytes in one batch, unless one chunk alone is longer. Bounds the memory of a thread.
 const BATCH_BYTES: u64 = 2 << 20;
@@ -54,6 +62,8 @@ struct Queue {
     /// What came from the origin goes first: neighbours wait for it, and for what they sent nobody does.
     from_origin: VecDeque<(Arrival, Done)>,
     from_peers: VecDeque<(Arrival, Done)>,
+    /// When the oldest of `from_peers` came, or became the oldest.
+    gathering_since: Instant,
     /// Positions for the local sources, ascending, the first `taken` of which are taken.
     local: Vec<Position>,
     taken: usize,
@@ -83,6 +93,7 @@ impl Workers {
         let queue = Queue {
             from_origin: VecDeque::new(),
             from_peers: VecDeque::new(),
+            gathering_since: Instant::now(),
             local: Vec::new(),
             taken: 0,
             busy: 0,
@@ -158,21 +169,48 @@ impl Drop for Workers {
 impl Sink for Shared {
     fn arrived(&self, arrival: Arrival, done: Done) {
         let mut queue = self.lock();
-        match arrival.from {
-            From::Origin(_) => queue.from_origin.push_back((arrival, done)),
-            From::Peer(_) => queue.from_peers.push_back((arrival, done)),
-        }
+        let tell = match arrival.from {
+            From::Origin(_) => {
+                queue.from_origin.push_back((arrival, done));
+                true
+            }
+            From::Peer(_) => {
+                if queue.from_peers.is_empty() {
+                    queue.gathering_since = Instant::now();
+                }
+                queue.from_peers.push_back((arrival, done));
+                // The first one sets a thread's alarm.
+                let gathered = queue.from_peers.len();
+                gathered == 1 || gathered >= WORTHWHILE
+            }
+        };
         drop(queue);
-        self.ready.notify_one();
+        if tell {
+            self.ready.notify_one();
+        }
     }
 }
 
 impl Queue {
-    /// The next batch of what came from the network; empty if there is nothing.
+    /// The next batch of what came from the network; empty if there is nothing, or it waits for more.
     fn arrived(&mut self) -> Vec<(Arrival, Done)> {
+        if self.from_origin.is_empty() && self.gathers_for().is_some() {
+            return Vec::new();
+        }
         let from_origin = self.from_origin.len().min(BATCH_CHUNKS);
         let from_peers = self.from_peers.len().min(BATCH_CHUNKS - from_origin);
+        if from_peers > 0 {
+            self.gathering_since = Instant::now();
+        }
         self.from_origin.drain(..from_origin).chain(self.from_peers.drain(..from_peers)).collect()
+    }
+
+    /// How long what came from neighbours still waits for more; `None` if it does not, or there is nothing.
+    fn gathers_for(&self) -> Option<Duration> {
+        if self.closed || !(1..WORTHWHILE).contains(&self.from_peers.len()) {
+            return None;
+        }
+        GATHERING.checked_sub(self.gathering_since.elapsed()).filter(|left| !left.is_zero())
     }
 
     /// Gives up the channel of leftovers when nobody can add to it any more.
@@ -239,10 +277,12 @@ impl Shared {
                 queue.busy += 1;
                 return Some(Task::Local(batch));
             }
-            if queue.closed {
-                return None;
-            }
-            queue = self.ready.wait(queue).unwrap_or_else(PoisonError::into_inner);
+            queue = match queue.gathers_for() {
+                Some(left) => self.ready.wait_timeout(queue, left).unwrap_or_else(PoisonError::into_inner).0,
+                None if queue.closed => return None,
+                None if !queue.from_peers.is_empty() => queue,
+                None => self.ready.wait(queue).unwrap_or_else(PoisonError::into_inner),
+            };
         }
     }
 
