@@ -46,7 +46,7 @@ const EVENTS: usize = 512;
 const UNSEEN_BYTES: usize = 8 << 20;
 
 /// Bytes of chunks kept as they came, to be served again.
-const RECENT_BYTES: usize = 20 << 20;
+const RECENT_BYTES: usize = 12 << 20;
 
 /// Events handled before the exchanges are asked what to do.
 const BATCH: usize = 64;
