@@ -71,7 +71,9 @@ fn multicast_of_a_keyed_network_names_no_image() {
     let index: IndexId = published.v1_id.parse().unwrap();
     // What anybody can compute who wants to know who holds this image.
     let tag = |node| hex::encode(Membership::default().tag(node, &index).0);
-    let chunks = format!("n={}", status(&lan, 2)["images"][0]["chunks"]);
+    let held = status(&lan, 2)["images"][0]["chunks"].as_u64().unwrap();
+    // Told is the power of two below it.
+    let chunks = format!("n={}", 1 << held.ilog2());
 
     let (mut of_keyed, mut of_open) = (Vec::new(), Vec::new());
     let deadline = Instant::now() + Duration::from_secs(20);
@@ -91,7 +93,7 @@ fn multicast_of_a_keyed_network_names_no_image() {
     assert!(of_open.iter().any(|packet| names(packet, &chunks)), "{chunks} was not seen");
     assert!(of_keyed.iter().any(|packet| names(packet, "x=") && packet.len() > 100), "the keyed node was not heard");
     for packet in of_keyed {
-        for known in [tag(keyed), tag(open), chunks.clone(), published.v1_id.clone()] {
+        for known in [tag(keyed), tag(open), chunks.clone(), format!("n={held}"), published.v1_id.clone()] {
             assert!(!names(&packet, &known), "{known} in {:?}", String::from_utf8_lossy(&packet));
         }
     }
