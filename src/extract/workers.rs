@@ -25,7 +25,7 @@ use crate::node::fetch::{Arrival, Done, From, Outcome, Sink};
 const BATCH_CHUNKS: usize = 16;
 
 /// So many chunks from neighbours are worth hashing together: two rounds of AVX2's lanes, or one of AVX-512's.
-const WORTHWHILE: usize = 8;
+const GATHERED: usize = 8;
 
 /// How long a chunk from a neighbour waits for others at most.
 const GATHERING: Duration = Duration::from_millis(20);
@@ -62,7 +62,7 @@ struct Queue {
     /// What came from the origin goes first: neighbours wait for it, and for what they sent nobody does.
     from_origin: VecDeque<(Arrival, Done)>,
     from_peers: VecDeque<(Arrival, Done)>,
-    /// When the oldest of `from_peers` came, or became the oldest.
+    /// Since when there is something in `from_peers`.
     gathering_since: Instant,
     /// Positions for the local sources, ascending, the first `taken` of which are taken.
     local: Vec<Position>,
@@ -181,7 +181,7 @@ impl Sink for Shared {
                 queue.from_peers.push_back((arrival, done));
                 // The first one sets a thread's alarm.
                 let gathered = queue.from_peers.len();
-                gathered == 1 || gathered >= WORTHWHILE
+                gathered == 1 || gathered >= GATHERED
             }
         };
         drop(queue);
@@ -192,22 +192,16 @@ impl Sink for Shared {
 }
 
 impl Queue {
-    /// The next batch of what came from the network; empty if there is nothing, or it waits for more.
+    /// The next batch of what came from the network; empty if there is nothing.
     fn arrived(&mut self) -> Vec<(Arrival, Done)> {
-        if self.from_origin.is_empty() && self.gathers_for().is_some() {
-            return Vec::new();
-        }
         let from_origin = self.from_origin.len().min(BATCH_CHUNKS);
         let from_peers = self.from_peers.len().min(BATCH_CHUNKS - from_origin);
-        if from_peers > 0 {
-            self.gathering_since = Instant::now();
-        }
         self.from_origin.drain(..from_origin).chain(self.from_peers.drain(..from_peers)).collect()
     }
 
     /// How long what came from neighbours still waits for more; `None` if it does not, or there is nothing.
     fn gathers_for(&self) -> Option<Duration> {
-        if self.closed || !(1..WORTHWHILE).contains(&self.from_peers.len()) {
+        if self.closed || !(1..GATHERED).contains(&self.from_peers.len()) {
             return None;
         }
         GATHERING.checked_sub(self.gathering_since.elapsed()).filter(|left| !left.is_zero())
@@ -267,9 +261,12 @@ impl Shared {
     fn next(&self) -> Option<Task> {
         let mut queue = self.lock();
         loop {
-            let arrived = queue.arrived();
-            if !arrived.is_empty() {
-                return Some(Task::Arrived(arrived));
+            let gathering = queue.gathers_for();
+            if gathering.is_none() || !queue.from_origin.is_empty() {
+                let arrived = queue.arrived();
+                if !arrived.is_empty() {
+                    return Some(Task::Arrived(arrived));
+                }
             }
             if queue.taken < queue.local.len() {
                 let batch = self.batch(&queue.local[queue.taken..]);
@@ -277,10 +274,9 @@ impl Shared {
                 queue.busy += 1;
                 return Some(Task::Local(batch));
             }
-            queue = match queue.gathers_for() {
+            queue = match gathering {
                 Some(left) => self.ready.wait_timeout(queue, left).unwrap_or_else(PoisonError::into_inner).0,
                 None if queue.closed => return None,
-                None if !queue.from_peers.is_empty() => queue,
                 None => self.ready.wait(queue).unwrap_or_else(PoisonError::into_inner),
             };
         }

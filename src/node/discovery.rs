@@ -130,10 +130,13 @@ impl Discovery {
         (Self { daemon, name, updates }, receiver)
     }
 
-    /// Announces how many chunks this node holds and the tags of its indexes, the most important first (31 at most are
+    /// Announces about how many chunks this node holds and the tags of its indexes, the most important first (31 at most are
     /// told). Renewed every few seconds at most; the latest call counts.
     pub fn update(&self, held: u64, tags: Vec<Tag>) {
-        self.updates.send_replace((held, tags));
+        // While an image comes in, each change would be told to all machines; sessions tell of every chunk.
+        let held = if held == 0 { 0 } else { 1 << held.ilog2() };
+        let now = (held, tags);
+        self.updates.send_if_modified(|told| std::mem::replace(told, now.clone()) != now);
     }
 
     /// Asks whether a neighbour is still there, for instance because it could not be dialled. If it is silent, it is

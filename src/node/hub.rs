@@ -148,7 +148,6 @@ pub(crate) struct Hub {
     locals: BTreeMap<IndexId, Local>,
     gathering: BTreeMap<(NodeId, IndexId), Gathering>,
     serial: u64,
-    announced: Option<(u64, Vec<Tag>)>,
     searched: Instant,
     tidied: Instant,
 }
@@ -226,7 +225,6 @@ impl Hub {
             locals: BTreeMap::new(),
             gathering: BTreeMap::new(),
             serial: 0,
-            announced: None,
             searched: Instant::now(),
             tidied: Instant::now(),
             config,

@@ -261,11 +261,11 @@ impl Exchange {
                 let claimed = peers.values().any(at_it);
                 claimed || (bounded && roster.is_started(group, now))
             };
-            // Who does not hear of everyone cannot know what nobody has started on.
             let stolen = |group: u32, owner: Option<Owner>| {
                 let mut at_it = peers.iter().filter(|(_, peer)| peer.claims.contains_key(&group));
                 at_it.any(|(id, _)| owner != Some(Owner::Node(*id)))
             };
+            // Who does not hear of everyone cannot know what nobody has started on.
             let Some(group) = self.share.start_group(wanted, all, taken, (!bounded).then_some(stolen)) else {
                 self.nothing_to_start = true;
                 return None;

@@ -6,7 +6,6 @@ use std::sync::atomic::Ordering;
 use serde::Serialize;
 
 use super::Hub;
-use crate::node::discovery::Tag;
 
 /// A node's state. The JSON of `caswarm status --json` has these names.
 #[derive(Debug, Clone, Serialize, serde::Deserialize)]
@@ -110,18 +109,11 @@ impl Hub {
     }
 
     /// Lets mDNS tell what this node has now.
-    pub(super) fn update_discovery(&mut self) {
-        let held: u64 = self.locals.values().map(|local| local.holds().positions().len()).sum();
-        // A change is told to all machines by multicast, thrice in ten seconds while an image comes in; sessions tell
-        // of every chunk. Here the power of two below it is enough.
-        let held = if held == 0 { 0 } else { 1 << held.ilog2() };
+    pub(super) fn update_discovery(&self) {
+        let held = self.locals.values().map(|local| local.holds().positions().len()).sum();
         // Who gives nothing is not named as one that takes part: it would be counted on.
         let told = self.locals.keys().filter(|_| self.config.share);
-        let tags: Vec<Tag> = told.map(|index| self.config.network.tag(self.me, index)).collect();
-        let now = (held, tags);
-        if self.announced.as_ref() != Some(&now) {
-            self.doors.update(now.0, now.1.clone());
-            self.announced = Some(now);
-        }
+        let tags = told.map(|index| self.config.network.tag(self.me, index)).collect();
+        self.doors.update(held, tags);
     }
 }
