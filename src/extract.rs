@@ -19,6 +19,7 @@ pub mod tree;
 pub mod workers;
 
 mod kept;
+mod moved;
 pub(crate) mod reflink;
 mod seeds;
 pub(crate) mod sources;
@@ -171,6 +172,9 @@ pub async fn run(
         origins: stores.remote,
         wanted,
         sink: workers.sink(),
+        // Not for trees: an unpacker that keeps up takes the processor from passing chunks on, where all machines are short
+        // of it, and neighbours then ask for what is not at hand any more.
+        in_order: config.stdout,
     };
 
     let follower = match &config.tree {
@@ -179,7 +183,11 @@ pub async fn run(
                 tree::Follower::start(file.index.clone(), assembly.clone(), |source, _| stdout::write(source));
             Some(started.map(|(follower, ending)| (follower.detached(), ending))).transpose()
         }
-        tree => tree.as_ref().map(|tree| tree::follow(tree, &file.index, &assembly, origins.clone())).transpose(),
+        tree => {
+            let seed_output = config.sources.seed_output;
+            let follow = |tree| tree::follow(tree, &file.index, &assembly, origins.clone(), seed_output);
+            tree.as_ref().map(follow).transpose()
+        }
     };
     let (follower, mut ending) = follower.map_err(ExtractError::Threads)?.unzip();
 

@@ -3,6 +3,7 @@
 
 pub mod archiver;
 pub mod attributes;
+pub mod beneath;
 pub mod content;
 pub mod exclude;
 pub mod known;

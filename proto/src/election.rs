@@ -16,6 +16,15 @@ pub const fn group_of(position: Position) -> u32 {
     position / GROUP
 }
 
+/// Groups in a section. Where the beginning of an image is wanted first, sections come one after the other, each in
+/// whatever order serves the network: enough groups for many nodes to be at different ones.
+const SECTION: u32 = 64;
+
+/// The section of a group.
+pub(crate) const fn section_of(group: u32) -> u32 {
+    group / SECTION
+}
+
 /// The hasher of one index, from which scores are drawn.
 #[derive(Debug, Clone)]
 pub struct Election {

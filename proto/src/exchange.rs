@@ -114,6 +114,9 @@ pub struct Config {
     pub absent_patience: Duration,
     /// Origin requests in flight at most.
     pub origin_requests: usize,
+    /// Whether the beginning is wanted first, because somebody reads the image as it grows. It costs some of the variety
+    /// that neighbours trade.
+    pub in_order: bool,
 }
 
 impl Default for Config {
@@ -127,6 +130,7 @@ impl Default for Config {
             patience: Duration::from_secs(30),
             absent_patience: Duration::from_secs(5),
             origin_requests: 64,
+            in_order: false,
         }
     }
 }
@@ -225,7 +229,14 @@ impl Exchange {
             me,
             index: *index,
             origin: Origin::new(config.origin, config.origin_requests, now + config.grace),
-            share: Share::new(me, config.zone, Election::new(index), count.div_ceil(GROUP), unshared(&lengths)),
+            share: Share::new(
+                me,
+                config.zone,
+                Election::new(index),
+                count.div_ceil(GROUP),
+                unshared(&lengths),
+                config.in_order,
+            ),
             crossing: Crossing::new(me, Election::new(index), count.div_ceil(GROUP)),
             roster: Roster::new(config.zone, now),
             sight: Sight::new(now + config.grace),
@@ -233,7 +244,7 @@ impl Exchange {
             out_of_reach: false,
             nothing_to_start: false,
             busy_until: None,
-            picks: Picks::new(Election::new(index), me),
+            picks: Picks::new(Election::new(index), me, config.in_order),
             available: vec![0; count as usize],
             abroad: Vec::new(),
             lengths,

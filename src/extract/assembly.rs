@@ -1,8 +1,10 @@
 //! The target while it is being built, and what of it is right already. Takes only verified chunks, and gives them back
-//! to whoever serves them. It does not know where chunks come from, nor what becomes of the file afterwards.
+//! to whoever serves them. It does not know where chunks come from, nor what becomes of the file afterwards. Of the spool
+//! of a tree it gives back what has become files, and reads it from these.
 
 use std::fs::File;
 use std::io;
+use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -11,8 +13,12 @@ use proto::{Holdings, Position};
 use roaring::RoaringBitmap;
 
 use super::holes::{self, Zeros};
+use super::moved::{Moved, TreeFile};
 use crate::chunk::Chunk;
 use crate::format::layout::Layout;
+
+/// Smaller files stay in the spool: to note where each of them is would take more memory than it is worth.
+const MOVED_LEAST: u64 = 64 << 10;
 
 /// A target under construction. Shared by all who write to it and read from it; it stays readable after the file got
 /// its final name.
@@ -25,12 +31,15 @@ pub struct Assembly {
     grown: Condvar,
     /// Bytes of the target that are right, at every offset of the positions held.
     bytes_held: AtomicU64,
+    /// What the file does not keep.
+    moved: Moved,
 }
 
 impl Assembly {
     /// A target in which nothing is known to be right yet.
     pub fn new(file: Arc<File>, layout: Arc<Layout>, zeros: Zeros) -> Self {
-        Self { file, layout, zeros, held: Mutex::default(), grown: Condvar::new(), bytes_held: AtomicU64::new(0) }
+        let (held, grown, bytes_held) = (Mutex::default(), Condvar::new(), AtomicU64::new(0));
+        Self { file, layout, zeros, held, grown, bytes_held, moved: Moved::default() }
     }
 
     /// What the target is to become.
@@ -64,7 +73,21 @@ impl Assembly {
         let mut bytes = vec![0; self.layout.length(position) as usize];
         let offset = self.layout.offsets(position).first().copied().unwrap_or(0);
         self.file.read_exact_at(&mut bytes, offset)?;
+        // In this order: what is given back was noted as moved before.
+        self.moved.fill(&mut bytes, offset)?;
         Ok(bytes)
+    }
+
+    /// This range is the content of a complete file of the tree, from where it is read from now on; the spool gives back
+    /// its room. Ranges come in ascending order.
+    pub(super) fn moved(&self, range: Range<u64>, to: TreeFile) {
+        if range.end - range.start < MOVED_LEAST {
+            return;
+        }
+        self.moved.add(range.clone(), to);
+        if holes::punch(&self.file, range).is_err() {
+            self.moved.forget_last();
+        }
     }
 
     /// Whether the position is right everywhere that it occurs.
@@ -141,5 +164,53 @@ impl Assembly {
 
     fn set(&self) -> MutexGuard<'_, RoaringBitmap> {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::ffi::CString;
+    use std::os::unix::fs::MetadataExt;
+
+    use super::*;
+    use crate::chunk::name_many;
+    use crate::format::digest::Digest;
+    use crate::format::index::{Index, IndexChunk};
+
+    #[test]
+    fn what_became_a_file_is_read_from_there_and_takes_no_room_in_the_spool() {
+        const LENGTH: usize = 512 << 10;
+        let bytes: Vec<u8> = (0..2 * LENGTH as u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+        let plain = bytes.chunks(LENGTH).map(|part| part.to_vec().into()).collect();
+        let chunks = name_many(plain, Digest::Sha512_256);
+        let rows = (1_u64..).zip(&chunks).map(|(n, chunk)| IndexChunk { end: n * LENGTH as u64, id: chunk.id() });
+        let flags = crate::format::features::SHA512_256;
+        let index = Index { flags, sizes: [1, LENGTH as u64, 1 << 20], chunks: rows.collect() };
+        let spool = Arc::new(tempfile::tempfile().unwrap());
+        let assembly = Assembly::new(spool.clone(), Arc::new(Layout::of(&index)), Zeros::Write);
+        for (position, chunk) in (0..).zip(&chunks) {
+            assembly.put(position, chunk).unwrap();
+        }
+        let before = spool.metadata().unwrap().blocks();
+
+        // A file that ends in the second chunk, with something of the archive in front of it and behind it.
+        let (start, end) = (5_000, LENGTH + 9_000);
+        let tree = tempfile::tempdir().unwrap();
+        let path = tree.path().join("usr/file");
+        std::fs::create_dir(tree.path().join("usr")).unwrap();
+        std::fs::write(&path, &bytes[start..end]).unwrap();
+        let top = Arc::new(std::fs::File::open(tree.path()).unwrap().into());
+        let names = ["usr", "file"].map(|name| CString::new(name).unwrap()).to_vec();
+        assembly.moved(start as u64..end as u64, TreeFile { top, path: names });
+        assert!(spool.metadata().unwrap().blocks() < before / 2 + 100);
+        for (position, part) in (0..).zip(bytes.chunks(LENGTH)) {
+            assert!(assembly.read(position).unwrap() == part);
+        }
+
+        // The tree is the user's. What he puts there may be wrong, but it is never something of elsewhere.
+        std::fs::remove_file(&path).unwrap();
+        assert_eq!(assembly.read(0).unwrap_err().kind(), io::ErrorKind::NotFound);
+        std::os::unix::fs::symlink("/etc/passwd", &path).unwrap();
+        assert_eq!(assembly.read(1).unwrap_err().kind(), io::ErrorKind::NotFound);
     }
 }

@@ -92,12 +92,17 @@ fn zero_runs(bytes: &[u8], offset: u64) -> Vec<Range<usize>> {
     runs
 }
 
+/// Makes a hole.
+///
+/// # Errors
+/// What the file system said, which may have no holes.
+pub(super) fn punch(file: &File, range: Range<u64>) -> io::Result<()> {
+    let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+    Ok(rustix::fs::fallocate(file, flags, range.start, range.end - range.start)?)
+}
+
 fn punch_or_write(file: &File, zeros: &[u8], offset: u64) -> io::Result<()> {
-    let punch = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
-    match rustix::fs::fallocate(file, punch, offset, zeros.len() as u64) {
-        Ok(()) => Ok(()),
-        Err(_) => file.write_all_at(zeros, offset),
-    }
+    punch(file, offset..offset + zeros.len() as u64).or_else(|_| file.write_all_at(zeros, offset))
 }
 
 #[cfg(test)]

@@ -34,6 +34,8 @@ pub struct Job {
     pub wanted: mpsc::UnboundedReceiver<Vec<Position>>,
     /// Takes what came.
     pub sink: Arc<dyn Sink>,
+    /// Whether the beginning is wanted first, because somebody follows the front.
+    pub in_order: bool,
 }
 
 /// What the network did for a job, besides what the sink saw.

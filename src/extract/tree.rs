@@ -3,8 +3,9 @@
 //! The simplest thing that uses everything an image has: the archive is put together in a spool file beside the target,
 //! by the same sources, neighbours and workers as any image, under the same kind of name, so that an interrupted
 //! extraction is found again; an unpacker follows the front up to which the archive is whole, and writes the files.
-//! The spool takes as much room as the archive and has no name any more when the tree is complete; until the neighbours
-//! need nothing more it is what they are served from. If a local store has every chunk there is nothing to put
+//! The spool has no name any more when the tree is complete; until the neighbours need nothing more it is what they are
+//! served from. It keeps only what is not yet, or not at all, content of larger files: these are read from the tree, and
+//! an interrupted extraction finds them there too, the target being a seed. If a local store has every chunk there is nothing to put
 //! together: the unpacker reads from the store, and there is no spool.
 //!
 //! Seeds that are directories, the target among them, are serialised as the archive would be, before the first file is
@@ -20,6 +21,7 @@ use std::sync::Arc;
 
 use super::ExtractError;
 use super::assembly::Assembly;
+use super::moved::TreeFile;
 use super::reflink;
 use super::sources::{SourceOptions, Stores};
 use crate::browse::indexed::Indexed;
@@ -71,19 +73,21 @@ pub enum TreeError {
 /// # Errors
 /// [`TreeError`]; what the target cannot have of metadata is none, but in the answer.
 pub fn unpack(source: Box<dyn ReadAt>, features: Option<u64>, target: &TreeTarget) -> Result<Unpacked, TreeError> {
-    unpack_sharing(source, features, target, None)
+    unpack_sharing(source, features, target, None, None)
 }
 
-/// The same, sharing what it can with seeds that were read before.
+/// The same, sharing what it can with seeds that were read before, and telling the spool what it need not keep.
 fn unpack_sharing(
     source: Box<dyn ReadAt>,
     features: Option<u64>,
     target: &TreeTarget,
     seeds: Option<(Arc<Origins>, Index)>,
+    spool: Option<&Assembly>,
 ) -> Result<Unpacked, TreeError> {
     let mut tree = Tree::of(Reader::open(source, features, &target.path)?.reading_all());
     let mut unpacker: Option<Unpacker> = None;
     let mut directories = Vec::new();
+    let mut content = 0..0;
     let part = !target.path.iter().all(|byte| *byte == b'/');
     loop {
         match tree.visit()? {
@@ -106,8 +110,9 @@ fn unpack_sharing(
                 directories.push(node.entry.is_directory());
                 unpacker.enter(name, node.entry, tree.features())?;
                 if let Kind::File { size } = kind {
+                    content = tree.content_offset()..tree.content_offset().saturating_add(size);
                     if let Some((origins, index)) = &seeds {
-                        unpacker.share(origins.shares(index, tree.content_offset(), size));
+                        unpacker.share(origins.shares(index, content.start, size));
                     }
                     let mut written = Ok(());
                     tree.content(|bytes| {
@@ -121,7 +126,10 @@ fn unpack_sharing(
             Visit::Leave => {
                 let directory = directories.pop().unwrap_or(false);
                 if let Some(unpacker) = &mut unpacker {
-                    unpacker.leave(directory)?;
+                    let file = unpacker.leave(directory)?;
+                    if let (Some(path), Some(top), Some(spool)) = (file, unpacker.top(), spool) {
+                        spool.moved(content.clone(), TreeFile { top, path });
+                    }
                 }
             }
             Visit::End => return Ok(unpacker.map(Unpacker::finish).unwrap_or_default()),
@@ -201,10 +209,13 @@ pub(super) fn follow(
     index: &Index,
     assembly: &Arc<Assembly>,
     origins: Option<Arc<Origins>>,
+    seed_output: bool,
 ) -> io::Result<(Follower, Ending)> {
     let (target, features) = (target.clone(), index.flags);
+    // What is not a seed of the next run, were this one interrupted, has to stay in the spool.
+    let spool = Some(assembly.clone()).filter(|_| seed_output && target.path.is_empty());
     Follower::start(index.clone(), assembly.clone(), move |source, index| {
         let seeds = origins.map(|origins| (origins, index));
-        unpack_sharing(source, Some(features), &target, seeds)
+        unpack_sharing(source, Some(features), &target, seeds, spool.as_deref())
     })
 }

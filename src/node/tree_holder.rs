@@ -27,6 +27,7 @@ use crate::format::layout::Layout;
 use crate::make::cutter::Cutter;
 use crate::source::SourceError;
 use crate::tree::archiver::Archiver;
+use crate::tree::beneath;
 use crate::tree::owners::Shift;
 use crate::tree::walk::{Step, Walk};
 use crate::tree::{Settings, TreeError};
@@ -276,7 +277,7 @@ impl Map {
         Ok(number)
     }
 
-    /// Opens a file by one name after the other. `None`: it is not there, or no file any more.
+    /// Opens a file. `None`: it is not there, or no file any more.
     fn open(&self, top: BorrowedFd<'_>, entry: u32) -> Option<File> {
         let mut names = Vec::new();
         let mut at = entry;
@@ -289,16 +290,8 @@ impl Map {
             names.push(CString::new(name).ok()?);
             at = named.parent;
         }
-        let nofollow = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NOCTTY | OFlags::NONBLOCK;
-        let mut directory: Option<OwnedFd> = None;
-        let (last, above) = names.split_first()?;
-        for name in above.iter().rev() {
-            let inside = directory.as_ref().map_or(top, AsFd::as_fd);
-            directory = Some(rustix::fs::openat(inside, name, nofollow | OFlags::DIRECTORY, Mode::empty()).ok()?);
-        }
-        let inside = directory.as_ref().map_or(top, AsFd::as_fd);
-        let file: File = rustix::fs::openat(inside, last, nofollow, Mode::empty()).ok()?.into();
-        file.metadata().is_ok_and(|metadata| metadata.is_file()).then_some(file)
+        names.reverse();
+        beneath::open_file(top, &names)
     }
 }
 

@@ -221,21 +221,29 @@ impl Unpacker {
         written.map_err(|error| UnpackError { path: self.path(name.to_bytes()), doing: "writing", error })
     }
 
-    /// The innermost node is complete.
+    /// The innermost node is complete. If it is a file, returns the names on the way to it from [`Unpacker::top`].
     ///
     /// # Errors
     /// When it cannot be given its name, or what does not belong there cannot be removed.
-    pub fn leave(&mut self, directory: bool) -> Result<(), UnpackError> {
+    pub fn leave(&mut self, directory: bool) -> Result<Option<Vec<CString>>, UnpackError> {
         if let Some(file) = self.file.take() {
             let name = file.name.clone();
-            return self.leave_file(file).map_err(|(doing, error)| self.failed(name.to_bytes(), doing, error));
+            let left = self.leave_file(file);
+            left.map_err(|(doing, error)| self.failed(name.to_bytes(), doing, error))?;
+            let above = self.open.iter().skip(1).map(|directory| directory.name.clone());
+            return Ok(Some(above.chain([name]).collect()));
         }
         if directory && let Some(directory) = self.open.pop() {
             let name = directory.name.clone();
             let left = self.leave_directory(directory);
-            return left.map_err(|(doing, error)| self.failed(name.to_bytes(), doing, error));
+            left.map_err(|(doing, error)| self.failed(name.to_bytes(), doing, error))?;
         }
-        Ok(())
+        Ok(None)
+    }
+
+    /// The target itself; `None` after it was left.
+    pub fn top(&self) -> Option<Arc<OwnedFd>> {
+        self.open.first().map(|top| top.fd.clone())
     }
 
     /// What was done, after the last node was left.

@@ -36,6 +36,9 @@ struct Image {
     mb: Option<f64>,
     #[serde(default = "chunk_kb")]
     chunk_kb: f64,
+    /// Its beginning is wanted first.
+    #[serde(default)]
+    in_order: bool,
 }
 
 #[derive(Debug, Deserialize)]
@@ -165,6 +168,7 @@ pub fn parse(text: &str) -> Result<Setup, String> {
     }
     let mut setup = Setup::new(scenario.seed, chunks, machines, mbit(scenario.origin.mbit));
     setup.chunk_bytes = chunk_bytes;
+    setup.in_order = scenario.image.in_order;
     setup.racks = racks;
     setup.origin_delay = ms(scenario.origin.delay_ms);
     setup.origin_down = scenario.origin.down_s.map(span);

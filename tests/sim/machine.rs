@@ -133,6 +133,8 @@ pub struct Machine {
     /// How much it had from the start, or came and was verified; and what of it came.
     pub right: u64,
     came: Vec<u64>,
+    /// Everything in front of this position is right.
+    front: u64,
     /// The time of the timer that counts, and of the neighbours' one.
     pub timer: Option<Time>,
     pub sessions: BTreeMap<usize, Session>,
@@ -158,6 +160,7 @@ impl Machine {
             finished: None,
             right: spec.held.len(),
             came: Vec::new(),
+            front: 0,
             timer: None,
             sessions: BTreeMap::new(),
             waiting: BTreeSet::new(),
@@ -187,6 +190,19 @@ impl Machine {
             self.came[at] |= bit;
             self.right += 1;
         }
+        while self.is_right(self.front as Position) {
+            self.front += 1;
+        }
+    }
+
+    /// How many chunks are right behind the first that is not.
+    pub fn ahead(&self) -> u64 {
+        self.right - self.front
+    }
+
+    fn is_right(&self, position: Position) -> bool {
+        let came = self.came.get(position as usize / 64).is_some_and(|bits| bits & 1 << (position % 64) != 0);
+        came || self.spec.held.contains(position)
     }
 
     /// The next chunk to send: peers take turns, as their TCP connections would.

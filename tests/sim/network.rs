@@ -234,7 +234,8 @@ impl Network {
 
     fn finish(self) -> Outcome {
         let bound = bound_of(&self.setup, self.image_bytes);
-        let mut outcome = Outcome { image_bytes: self.image_bytes, bound, ..Outcome::default() };
+        let mut outcome =
+            Outcome { image_bytes: self.image_bytes, chunks: self.setup.chunks as u64, bound, ..Outcome::default() };
         outcome.origin_bytes = self.origin.bytes;
         outcome.repeated = self.repeated;
         outcome.finished = vec![None; self.who.len()];

@@ -193,6 +193,7 @@ impl Part {
                 zone: machine.zone,
                 grace: self.setup.grace,
                 patience: Duration::from_secs(120),
+                in_order: self.setup.in_order,
                 ..Default::default()
             };
             let (id, held) = (machine.id, machine.spec.held.clone());
@@ -338,6 +339,7 @@ impl Part {
         let machine = &mut self.machines[at];
         if right && machine.exchange.is_some() {
             machine.came(position);
+            self.outcome.ahead = self.outcome.ahead.max(machine.ahead());
         }
         let Some(exchange) = &mut machine.exchange else { return };
         if right {

@@ -27,6 +27,7 @@ pub struct Report {
     pub simulated_seconds: f64,
     pub bound_seconds: f64,
     pub image_mb: f64,
+    pub ahead_over_f: f64,
     pub duplicates: u64,
     pub banned: u64,
     pub trace: String,
@@ -53,6 +54,7 @@ impl Report {
             simulated_seconds: outcome.time,
             bound_seconds: outcome.bound,
             image_mb: outcome.image_bytes as f64 / 1e6,
+            ahead_over_f: outcome.ahead as f64 / outcome.chunks.max(1) as f64,
             duplicates: outcome.duplicates,
             banned: outcome.banned,
             trace: format!("{:016x}", outcome.trace),
@@ -68,6 +70,7 @@ impl fmt::Display for Report {
         writeln!(f, "99 % within        {:.3} of the bound", self.p99_over_bound)?;
         writeln!(f, "origin             {:.4} F, F = {:.1} MB", self.origin_over_f, self.image_mb)?;
         writeln!(f, "worst uplink       {:.4} F", self.uplink_over_f)?;
+        writeln!(f, "ahead of the front {:.3} F at most", self.ahead_over_f)?;
         let control = self.control_over_data * 100.0;
         writeln!(f, "control            {control:.2} % of data, {:.0} messages a machine", self.messages_per_machine)?;
         writeln!(f, "duplicates         {}, {} banned", self.duplicates, self.banned)?;

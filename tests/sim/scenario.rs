@@ -17,6 +17,8 @@ pub struct Setup {
     /// Bytes a second of each rack's uplink, each way. A machine's rack is its zone.
     pub racks: Vec<f64>,
     /// Bytes a second of the origin's link.
+    /// The beginning of the image is wanted first.
+    pub in_order: bool,
     pub origin_rate: f64,
     pub origin_delay: Duration,
     /// The origin answers nothing between these moments.
@@ -50,6 +52,7 @@ impl Setup {
             chunks,
             chunk_bytes: 23_400.0,
             machines,
+            in_order: false,
             racks: vec![f64::INFINITY],
             origin_rate,
             origin_delay: Duration::from_micros(200),
@@ -87,11 +90,14 @@ pub struct Outcome {
     pub took: Vec<f64>,
     /// Machines that said they are complete and are not.
     pub wrong: u64,
+    /// The most chunks that a machine had behind the first that it lacked.
+    pub ahead: u64,
     /// Machines that had to finish, and those of them that had everything from the start.
     pub expected: u64,
     pub seeds: u64,
     pub origin_bytes: u64,
     pub image_bytes: u64,
+    pub chunks: u64,
     /// Bytes that came into each rack, chunks and all else.
     pub uplinks: Vec<u64>,
     /// Bytes of chunks that reached machines.
@@ -118,6 +124,7 @@ impl Outcome {
     /// Adds what happened in a rack.
     pub fn add(&mut self, rack: &Outcome) {
         self.wrong += rack.wrong;
+        self.ahead = self.ahead.max(rack.ahead);
         self.data_bytes += rack.data_bytes;
         self.messages += rack.messages;
         self.message_bytes += rack.message_bytes;

@@ -1,12 +1,14 @@
 //! This node's share of what nobody holds: which group it fetches from the origin next.
 //!
 //! First the groups that it owns, in descending order of its own score; then, done with these, groups of others that
-//! nobody has started on: of those that their owner would come to last, the one for which this node ranks highest.
+//! nobody has started on: of those that their owner would come to last, the one for which this node ranks highest. Where
+//! the beginning of the image is wanted first, sections come one after the other, each in this order.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeSet, VecDeque};
 
 use super::best::Best;
-use crate::election::{Election, group_of};
+use crate::election::{Election, group_of, section_of};
 use crate::{NodeId, Position, ZoneId};
 
 /// Groups of others that are compared before one is chosen, so that two nodes that are done at once take different ones.
@@ -23,6 +25,7 @@ pub(super) enum Owner {
 pub(super) struct Share {
     election: Election,
     groups: u32,
+    in_order: bool,
     /// The scores of this node and of its zone for each group.
     own: Vec<u64>,
     own_zone: Vec<u64>,
@@ -33,7 +36,7 @@ pub(super) struct Share {
     members: Best<NodeId>,
     /// The other zones.
     zones: Best<ZoneId>,
-    /// All groups, in ascending order of this node's score.
+    /// All groups, the one that this node comes to first at the end.
     order: Vec<u32>,
     /// So many of `order` have not been looked at since something changed.
     ahead: usize,
@@ -45,16 +48,24 @@ pub(super) struct Share {
 
 impl Share {
     /// `groups` groups, of which `alone` are fetched by each node itself.
-    pub(super) fn new(me: NodeId, zone: ZoneId, election: Election, groups: u32, alone: BTreeSet<u32>) -> Self {
+    pub(super) fn new(
+        me: NodeId,
+        zone: ZoneId,
+        election: Election,
+        groups: u32,
+        alone: BTreeSet<u32>,
+        in_order: bool,
+    ) -> Self {
         let own: Vec<u64> = (0..groups).map(|group| election.score(&me, group)).collect();
         let own_zone = (0..groups).map(|group| election.zone_score(zone, group)).collect();
         let mut order: Vec<u32> = (0..groups).collect();
-        order.sort_by_key(|group| own[*group as usize]);
+        order.sort_by_key(|group| (Reverse(section(in_order, *group)), own[*group as usize]));
         Self {
             own,
             own_zone,
             election,
             groups,
+            in_order,
             alone,
             stale: true,
             members: Best::new(groups),
@@ -216,9 +227,14 @@ impl Share {
     fn of_others(&self, mut groups: Vec<u32>) -> Vec<u32> {
         groups.dedup();
         groups.retain(|group| self.is_of_zone(*group));
-        groups.sort_by_cached_key(|group| std::cmp::Reverse(self.members.of(*group)));
+        groups.sort_by_cached_key(|group| (section(self.in_order, *group), Reverse(self.members.of(*group))));
         groups
     }
+}
+
+/// Sections in which groups come, all in one if no order is asked for.
+fn section(in_order: bool, group: u32) -> u32 {
+    if in_order { section_of(group) } else { 0 }
 }
 
 #[cfg(test)]

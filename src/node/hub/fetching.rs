@@ -73,7 +73,7 @@ impl Hub {
 
     /// Starts an image.
     pub(super) fn fetch(&mut self, job: Job, reply: oneshot::Sender<Result<NetworkReport, FetchError>>) {
-        let Job { index_id, index, layout, assembly, origins, mut wanted, sink } = job;
+        let Job { index_id, index, layout, assembly, origins, mut wanted, sink, in_order } = job;
         let now = self.now();
         let lengths: Arc<[u32]> = (0..layout.count()).map(|position| layout.length(position)).collect();
         let held = assembly.held().into_positions();
@@ -82,6 +82,7 @@ impl Hub {
             patience: self.config.patience,
             origin_requests: ORIGIN_REQUESTS,
             peers_budget: self.config.limits.ahead(),
+            in_order,
             ..Config::default()
         };
         let unheard = self.neighbours.values().any(|neighbour| !neighbour.rosters.contains_key(&index_id));

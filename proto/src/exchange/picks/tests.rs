@@ -14,7 +14,7 @@ fn set(positions: impl IntoIterator<Item = Position>) -> Bits {
 }
 
 fn picks(me: u8) -> Picks {
-    Picks::new(Election::new(&IndexId([7; 32])), NodeId([me; 32]))
+    Picks::new(Election::new(&IndexId([7; 32])), NodeId([me; 32]), false)
 }
 
 /// Takes everything, refilling as long as that brings something.
@@ -38,6 +38,17 @@ fn the_rarest_come_first_and_groups_stay_together() {
     let order = drain(&mut picks(1), set(0..128), &available);
     assert!(order[..16].iter().all(|position| position / 16 == 5), "{order:?}");
     assert!(order.chunks(16).all(|part| part.iter().all(|position| position / 16 == part[0] / 16)), "{order:?}");
+}
+
+#[test]
+fn where_the_beginning_is_wanted_first_equally_rare_ones_come_section_by_section() {
+    let count = 64 * 16 * 3;
+    let available: Vec<u16> = (0..count).map(|position| if position >= count - 16 { 1 } else { 3 }).collect();
+    let mut picks = Picks::new(Election::new(&IndexId([7; 32])), NodeId([1; 32]), true);
+    let order = drain(&mut picks, set(0..count), &available);
+    assert_eq!(order.len(), count as usize);
+    assert!(order[..16].iter().all(|position| *position >= count - 16), "{order:?}");
+    assert!(order[16..].is_sorted_by_key(|position| section_of(group_of(*position))), "{order:?}");
 }
 
 #[test]

@@ -13,7 +13,7 @@ fn node(number: u8) -> NodeId {
 
 /// The share of one of the nodes 0 to `nodes` where the others are known.
 fn share(me: u8, nodes: u8, groups: u32) -> Share {
-    let mut share = Share::new(node(me), ZoneId(0), Election::new(&INDEX), groups, BTreeSet::new());
+    let mut share = Share::new(node(me), ZoneId(0), Election::new(&INDEX), groups, BTreeSet::new(), false);
     share.refresh((0..nodes).filter(|other| *other != me).map(node).collect(), Vec::new());
     share
 }
@@ -52,6 +52,19 @@ fn own_groups_come_first_the_highest_score_before_the_rest_and_then_all_others()
 }
 
 #[test]
+fn where_the_beginning_is_wanted_first_sections_come_one_after_the_other() {
+    let mut share = Share::new(node(0), ZoneId(0), Election::new(&INDEX), 300, BTreeSet::new(), true);
+    share.refresh((1..4).map(node).collect(), Vec::new());
+    let order = started(&mut share, 300, |_| false);
+    let own = order.iter().take_while(|group| share.owns(**group)).count();
+    let come_first: Vec<(u32, Reverse<u64>)> =
+        order[..own].iter().map(|group| (section_of(*group), Reverse(share.own_score(*group)))).collect();
+    assert!(come_first.is_sorted() && come_first.iter().any(|(section, _)| *section == 4), "{order:?}");
+    // Of others, what their owner comes to last: there the first to be taken are at the end.
+    assert_eq!(section_of(order[own]), 4, "{order:?}");
+}
+
+#[test]
 fn a_node_alone_owns_everything() {
     let mut share = share(0, 1, 30);
     assert!((0..30).all(|group| share.owns(group)));
@@ -76,7 +89,7 @@ fn nodes_that_are_done_at_once_mostly_take_different_groups() {
         let chosen: BTreeSet<u32> = (0..4)
             .map(|me| {
                 let mut share =
-                    Share::new(node(me), ZoneId(0), Election::new(&IndexId([index; 32])), 64, BTreeSet::new());
+                    Share::new(node(me), ZoneId(0), Election::new(&IndexId([index; 32])), 64, BTreeSet::new(), false);
                 share.refresh((0..8).filter(|other| *other != me).map(node).collect(), Vec::new());
                 let own: Vec<u32> = (0..64).filter(|group| (0..4).any(|n| owner(index, *group) == n)).collect();
                 let wanted = |group: u32| if own.contains(&group) { vec![] } else { vec![group * 16] };
@@ -116,7 +129,7 @@ fn of_two_that_claim_one_group_the_lower_score_stops() {
 #[test]
 fn groups_with_a_chunk_too_long_to_share_are_fetched_whoever_owns_them() {
     let alone: BTreeSet<u32> = (0..10).collect();
-    let mut share = Share::new(node(0), ZoneId(0), Election::new(&INDEX), 20, alone.clone());
+    let mut share = Share::new(node(0), ZoneId(0), Election::new(&INDEX), 20, alone.clone(), false);
     share.refresh((1..8).map(node).collect(), Vec::new());
     let all = started(&mut share, 20, |_| true);
     assert_eq!(all.into_iter().collect::<BTreeSet<_>>(), alone);
