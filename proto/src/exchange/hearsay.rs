@@ -120,7 +120,7 @@ impl Exchange {
 
     /// Tells a new neighbour what is known of others.
     pub(super) fn introduce(&mut self, peer: NodeId, near: bool) {
-        for part in self.roster.all(near).parts() {
+        for part in self.roster.all(near, &peer).parts() {
             self.tell(vec![peer], part);
         }
     }

@@ -10,6 +10,9 @@ use crate::{NodeId, Time, ZoneId};
 /// Zones and nodes of the own zone that are noted.
 const ZONES: usize = 2048;
 const MEMBERS: usize = 2048;
+/// Zones of which a new neighbour of another zone is told. Each is told of others, and what one of a zone hears they all
+/// hear; all of them told to everyone would take more of the uplinks than anything else that is said.
+const ZONES_ABROAD: usize = 32;
 /// A node that was said to be gone does not come back by hearsay before this.
 const TOMBSTONE: Duration = Duration::from_secs(60);
 /// A node of which nothing was heard for so long is dropped; its neighbours say anew that it is there every so often.
@@ -267,9 +270,19 @@ impl Roster {
         take(&mut self.started_news[1], CLAIM_GROUPS).into_iter().collect()
     }
 
-    /// Everything, for a new neighbour of the own zone or of another.
-    pub(super) fn all(&self, near: bool) -> News {
-        let zones = self.zones.keys().copied().collect();
+    /// Everything, for a new neighbour of the own zone; for one of another some of the zones, which ones depending on who
+    /// it is.
+    pub(super) fn all(&self, near: bool, peer: &NodeId) -> News {
+        let zones = match near {
+            true => self.zones.keys().copied().collect(),
+            false => {
+                let mut start = [0; 8];
+                start.copy_from_slice(&peer.0[..8]);
+                let start = ZoneId(u64::from_le_bytes(start));
+                let around = self.zones.range(start..).chain(self.zones.range(..start));
+                around.take(ZONES_ABROAD).map(|(zone, _)| *zone).collect()
+            }
+        };
         let joined = self.members.iter().filter(|(_, member)| near && !member.public).map(|(node, _)| *node).collect();
         News { zones, joined, left: BTreeSet::new() }
     }
@@ -303,6 +316,18 @@ mod tests {
         let expected = News { zones: [ZoneId(2)].into(), joined: [node(1)].into(), left: BTreeSet::new() };
         assert_eq!(news, expected);
         assert!(told(&mut roster, 2).is_empty());
+    }
+
+    #[test]
+    fn neighbours_in_other_zones_are_told_of_some_zones_each_and_together_of_all() {
+        let mut roster = Roster::new(ZoneId(0), Time::ZERO);
+        (0..=255).for_each(|number| assert!(roster.zone(ZoneId(number << 56 | 1), Time::ZERO)));
+        let known = roster.zones(Time::ZERO).len();
+        assert_eq!(roster.all(true, &node(9)).zones.len(), known);
+        let told: Vec<News> = (0..=255).map(|number| roster.all(false, &node(number))).collect();
+        assert!(told.iter().all(|news| news.zones.len() == ZONES_ABROAD && news.joined.is_empty()));
+        let all: BTreeSet<ZoneId> = told.iter().flat_map(|news| &news.zones).copied().collect();
+        assert_eq!(all.len(), known);
     }
 
     #[test]
