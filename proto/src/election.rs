@@ -20,9 +20,9 @@ pub const fn group_of(position: Position) -> u32 {
 /// whatever order serves the network: enough groups for many nodes to be at different ones.
 const SECTION: u32 = 64;
 
-/// The section of a group.
-pub(crate) const fn section_of(group: u32) -> u32 {
-    group / SECTION
+/// The section of a group; where no order is asked for, all are in one.
+pub(crate) const fn section_of(group: u32, in_order: bool) -> u32 {
+    if in_order { group / SECTION } else { 0 }
 }
 
 /// The hasher of one index, from which scores are drawn.

@@ -16,9 +16,9 @@ pub struct Setup {
     pub machines: Vec<Spec>,
     /// Bytes a second of each rack's uplink, each way. A machine's rack is its zone.
     pub racks: Vec<f64>,
-    /// Bytes a second of the origin's link.
     /// The beginning of the image is wanted first.
     pub in_order: bool,
+    /// Bytes a second of the origin's link.
     pub origin_rate: f64,
     pub origin_delay: Duration,
     /// The origin answers nothing between these moments.

@@ -52,7 +52,7 @@ impl Picks {
             .map(|position| {
                 let holders = available[position as usize].min(COMMON);
                 let score = self.order.score(&self.me, group_of(position));
-                let section = if self.in_order { section_of(group_of(position)) } else { 0 };
+                let section = section_of(group_of(position), self.in_order);
                 (holders, section, score, position ^ (score as u32 % GROUP), position)
             })
             .collect();

@@ -11,7 +11,7 @@ use crate::{NodeId, Time, ZoneId};
 const ZONES: usize = 2048;
 const MEMBERS: usize = 2048;
 /// Zones of which a new neighbour of another zone is told. Each is told of others, and what one of a zone hears they all
-/// hear; all of them told to everyone would take more of the uplinks than anything else that is said.
+/// hear; all of them told to everyone would be said hundreds of times over each uplink.
 const ZONES_ABROAD: usize = 32;
 /// A node that was said to be gone does not come back by hearsay before this.
 const TOMBSTONE: Duration = Duration::from_secs(60);

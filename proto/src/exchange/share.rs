@@ -59,7 +59,7 @@ impl Share {
         let own: Vec<u64> = (0..groups).map(|group| election.score(&me, group)).collect();
         let own_zone = (0..groups).map(|group| election.zone_score(zone, group)).collect();
         let mut order: Vec<u32> = (0..groups).collect();
-        order.sort_by_key(|group| (Reverse(section(in_order, *group)), own[*group as usize]));
+        order.sort_by_key(|group| (Reverse(section_of(*group, in_order)), own[*group as usize]));
         Self {
             own,
             own_zone,
@@ -227,14 +227,9 @@ impl Share {
     fn of_others(&self, mut groups: Vec<u32>) -> Vec<u32> {
         groups.dedup();
         groups.retain(|group| self.is_of_zone(*group));
-        groups.sort_by_cached_key(|group| (section(self.in_order, *group), Reverse(self.members.of(*group))));
+        groups.sort_by_cached_key(|group| (section_of(*group, self.in_order), Reverse(self.members.of(*group))));
         groups
     }
-}
-
-/// Sections in which groups come, all in one if no order is asked for.
-fn section(in_order: bool, group: u32) -> u32 {
-    if in_order { section_of(group) } else { 0 }
 }
 
 #[cfg(test)]
