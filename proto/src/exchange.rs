@@ -160,7 +160,8 @@ pub struct Exchange {
     nowhere: Bits,
     crossing: Crossing,
     postponed: RoaringBitmap,
-    checking: Sorted<Position, u64>,
+    /// Bytes of what is being verified, and since when.
+    checking: Sorted<Position, (u64, Time)>,
     asked: BTreeMap<Position, Asked>,
     peers: Sorted<NodeId, Peer>,
     /// How many peers of the own zone hold each position, and how many of others; empty while there are none of these.

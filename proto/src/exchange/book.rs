@@ -33,7 +33,7 @@ impl Exchange {
         }
         self.not_missing(position);
         self.postponed.remove(position);
-        self.checking.insert(position, bytes);
+        self.checking.insert(position, (bytes, now));
         self.in_flight += bytes;
         true
     }
@@ -225,7 +225,8 @@ impl Exchange {
         if !self.held.is_disjoint(&self.postponed) || self.missing.iter().any(|position| here.contains(position)) {
             return Err("two of held, missing and postponed at once".into());
         }
-        let bytes = self.checking.values().sum::<u64>() + self.asked.values().map(|asked| asked.bytes).sum::<u64>();
+        let bytes = self.checking.values().map(|(bytes, _)| bytes).sum::<u64>()
+            + self.asked.values().map(|asked| asked.bytes).sum::<u64>();
         if bytes != self.in_flight {
             return Err(format!("{} bytes in flight, noted are {}", bytes, self.in_flight));
         }

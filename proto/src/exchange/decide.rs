@@ -28,6 +28,10 @@ const LAST_RESORT: Duration = Duration::from_secs(2);
 const ORIGIN_BUDGET: u64 = 1 << 20;
 /// Positions held in other zones that are looked at, at a time.
 const LOOKED_AT: usize = 512;
+/// A machine on which something waits this long to be verified and written is behind with that.
+const BEHIND: Duration = Duration::from_millis(100);
+/// Bytes that neighbours hold, which are enough for a machine that is behind: a part of what they keep as it came.
+const PLENTY: u64 = 4 << 20;
 /// Groups that a node is at, at a time, so that a claim means that something is coming.
 const WORK_AHEAD: usize = 2;
 
@@ -200,7 +204,7 @@ impl Exchange {
         if self.nowhere.is_empty() || idle || !self.origin.room(self.share.sharers(), now) || self.gathering(now) {
             return;
         }
-        if self.awaits_newcomers(now) {
+        if self.awaits_newcomers(now) || self.is_behind(now) {
             return;
         }
         if self.share.is_stale() {
@@ -223,6 +227,20 @@ impl Exchange {
         if !claims.is_empty() {
             self.out.push_front(Output::Claim(claims));
         }
+    }
+
+    /// Whether this machine verifies and writes too slowly for what comes, and neighbours hold enough for it to go on with.
+    /// To ask the origin for still more would bring it no end sooner: it would come to ask its neighbours for chunks that
+    /// they no longer have at hand as they came, but read, hash and compress once more, which makes machines that share
+    /// their processors later still.
+    fn is_behind(&self, now: Time) -> bool {
+        let late = |(_, since): &(u64, Time)| now.saturating_sub(*since) >= BEHIND;
+        let mut held = 0;
+        let enough = |position| {
+            held += self.estimate(position);
+            held >= PLENTY
+        };
+        self.checking.values().any(late) && self.askable.iter().any(enough)
     }
 
     /// Whether somebody just came who has not said yet what it holds.

@@ -231,7 +231,7 @@ impl Exchange {
 
     /// A chunk that was being verified, or that turned up locally, is in place.
     pub fn stored(&mut self, position: Position, now: Time) {
-        if let Some(bytes) = self.checking.remove(&position) {
+        if let Some((bytes, _)) = self.checking.remove(&position) {
             self.in_flight = self.in_flight.saturating_sub(bytes);
         }
         if position as usize >= self.lengths.len() || !self.held.insert(position) {
@@ -251,7 +251,7 @@ impl Exchange {
     pub fn corrupt(&mut self, position: Position, from: Source, now: Time) {
         self.changed = true;
         self.stats.corrupt += 1;
-        if let Some(bytes) = self.checking.remove(&position) {
+        if let Some((bytes, _)) = self.checking.remove(&position) {
             self.in_flight = self.in_flight.saturating_sub(bytes);
             self.lost(position);
         }

@@ -309,3 +309,24 @@ fn a_peer_that_froze_is_asked_for_nothing_until_it_speaks_and_what_it_owes_comes
     assert!(since <= 7, "what it owed came after {} ms", since * 50);
     assert!(frozen[10 + since..].iter().all(|owed| *owed == 0), "asked again while it was silent: {frozen:?}");
 }
+
+#[test]
+fn who_is_behind_with_verifying_asks_the_origin_for_no_more_while_neighbours_hold_plenty() {
+    // Of 2000 bytes each, of which half are expected to travel.
+    for (held, plenty) in [(8000, true), (100, false)] {
+        let mut world = World::of(12_000, &[&(0..held).collect::<Vec<Position>>()]);
+        world.wait(ms(200));
+        assert!(!world.origin_asked.is_empty());
+        let of_peer = world.owed(0)[0];
+        world.answer(0, of_peer);
+        world.wait(ms(100));
+        for position in world.origin_asked.clone() {
+            world.origin(position, bytes());
+        }
+        world.drain();
+        assert_eq!(world.origin_asked.is_empty(), plenty, "{held} held by the neighbour");
+        (0..world.checking.len()).for_each(|_| world.verify(0));
+        world.drain();
+        assert!(!world.origin_asked.is_empty(), "what was late is verified");
+    }
+}

@@ -1,5 +1,5 @@
 //! One block in each of four lanes, in AVX2's own instructions: it has no rotation, and a compiler left to itself takes
-//! every word out of the vectors to rotate it.
+//! every word out of the vectors to rotate it. No closures, which are not always inlined across the feature's border.
 
 use std::arch::x86_64::*;
 
@@ -23,24 +23,34 @@ fn xor(a: Lanes, b: Lanes, c: Lanes) -> Lanes {
 
 #[inline]
 #[target_feature(enable = "avx2")]
-fn from_words(words: [u64; 4]) -> Lanes {
-    let [a, b, c, d] = words.map(u64::cast_signed);
-    _mm256_set_epi64x(d, c, b, a)
+fn add(a: Lanes, b: Lanes) -> Lanes {
+    _mm256_add_epi64(a, b)
+}
+
+#[inline]
+#[target_feature(enable = "avx2")]
+fn from_words([a, b, c, d]: [u64; 4]) -> Lanes {
+    _mm256_set_epi64x(d.cast_signed(), c.cast_signed(), b.cast_signed(), a.cast_signed())
+}
+
+/// Words `4 * part ..` of one block, most significant byte first.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn row(block: &[u8; BLOCK], part: usize) -> Lanes {
+    let swap = _mm256_set_epi8(
+        8, 9, 10, 11, 12, 13, 14, 15, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 0, 1, 2, 3, 4, 5, 6, 7,
+    );
+    let (words, _) = block.as_chunks::<8>();
+    let [a, b, c, d] = [words[4 * part], words[4 * part + 1], words[4 * part + 2], words[4 * part + 3]];
+    let row = [u64::from_ne_bytes(a), u64::from_ne_bytes(b), u64::from_ne_bytes(c), u64::from_ne_bytes(d)];
+    _mm256_shuffle_epi8(from_words(row), swap)
 }
 
 /// Words `4 * part ..` of the four blocks, as four vectors of one word each.
 #[inline]
 #[target_feature(enable = "avx2")]
-fn load(blocks: [&[u8; BLOCK]; 4], part: usize) -> [Lanes; 4] {
-    let swap = _mm256_set_epi8(
-        8, 9, 10, 11, 12, 13, 14, 15, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 0, 1, 2, 3, 4, 5, 6, 7,
-    );
-    let row = |block: &[u8; BLOCK]| {
-        let (words, _) = block.as_chunks::<8>();
-        let row = from_words(std::array::from_fn(|n| u64::from_ne_bytes(words[4 * part + n])));
-        _mm256_shuffle_epi8(row, swap)
-    };
-    let [a, b, c, d] = blocks.map(row);
+fn load([a, b, c, d]: [&[u8; BLOCK]; 4], part: usize) -> [Lanes; 4] {
+    let (a, b, c, d) = (row(a, part), row(b, part), row(c, part), row(d, part));
     let (ab, ba) = (_mm256_unpacklo_epi64(a, b), _mm256_unpackhi_epi64(a, b));
     let (cd, dc) = (_mm256_unpacklo_epi64(c, d), _mm256_unpackhi_epi64(c, d));
     [
@@ -55,13 +65,14 @@ fn load(blocks: [&[u8; BLOCK]; 4], part: usize) -> [Lanes; 4] {
 #[inline]
 #[target_feature(enable = "avx2")]
 pub(super) fn compress(state: &mut [[u64; 4]; 8], blocks: [&[u8; BLOCK]; 4]) {
-    let add = |a, b| _mm256_add_epi64(a, b);
     let mut w = [_mm256_setzero_si256(); 16];
     for part in 0..4 {
         w[4 * part..][..4].copy_from_slice(&load(blocks, part));
     }
-    let before = state.map(|word| from_words(word));
-    let [mut a, mut b, mut c, mut d, mut e, mut f, mut g, mut h] = before;
+    let [a, b, c, d, e, f, g, h] = *state;
+    let (mut a, mut b, mut c, mut d) = (from_words(a), from_words(b), from_words(c), from_words(d));
+    let (mut e, mut f, mut g, mut h) = (from_words(e), from_words(f), from_words(g), from_words(h));
+    let before = [a, b, c, d, e, f, g, h];
     let mut ab = _mm256_xor_si256(b, c);
     for round in (0..80).step_by(16) {
         for i in 0..16 {
