@@ -246,7 +246,8 @@ fn background_marks_its_packets_and_lowers_its_threads() {
     let (mut packet, mut socket) = ([0; 65_536], &packets);
     while let Ok(length) = socket.read(&mut packet) {
         let (tcp, ours, begins) = (packet[9] == 6, packet[12..16] == [10, 77, 1, 1], packet[33] & 2 != 0);
-        if packet[0] == 0x45 && tcp && ours && !begins && length > 20 + 32 {
+        let headers = 20 + 4 * usize::from(packet[32] >> 4);
+        if packet[0] == 0x45 && tcp && ours && !begins && length > headers {
             let dht = packet[..length].windows(12).any(|part| part == b"/multistream");
             *marks.entry((dht, packet[1])).or_insert(0) += 1;
         }
