@@ -24,6 +24,7 @@ mod crossing;
 mod decide;
 mod hearsay;
 mod inputs;
+mod interest;
 mod late;
 mod origin;
 mod peer;
@@ -44,6 +45,7 @@ use crate::{Holdings, IndexId, Message, NodeId, Position, Time, ZoneId, limits};
 use announce::Audience;
 use crossing::Crossing;
 use hearsay::Sight;
+use interest::Interest;
 use origin::Origin;
 use peer::Peer;
 use picks::Picks;
@@ -173,6 +175,8 @@ pub struct Exchange {
     /// What is to be announced to the own zone, and to others.
     audiences: [Audience; 2],
     listening: [usize; 2],
+    /// What neighbours in other zones were asked to say.
+    interest: Interest,
     roster: Roster,
     sight: Sight,
     /// There are nodes with which this one has no session.
@@ -239,6 +243,7 @@ impl Exchange {
                 config.in_order,
             ),
             crossing: Crossing::new(me, Election::new(index), count.div_ceil(GROUP)),
+            interest: Interest::default(),
             roster: Roster::new(config.zone, now),
             sight: Sight::new(now + config.grace),
             bounded: false,

@@ -40,4 +40,4 @@ pub type Time = std::time::Duration;
 pub type Position = u32;
 
 /// The version of the protocol that this crate speaks. Nodes of different versions do not talk.
-pub const VERSION: u16 = 2;
+pub const VERSION: u16 = 3;

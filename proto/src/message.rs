@@ -159,6 +159,14 @@ pub enum Message {
         /// Some of them.
         peers: Vec<PeerAddress>,
     },
+    /// To a node of another zone: which chunks the sender wants to hear of, because it is one of the few of its own zone
+    /// that may have to bring them in. Replaces what it said before; without word of it, all.
+    Interest {
+        /// Which index.
+        index: IndexId,
+        /// Ordinals of groups of [`crate::election::GROUP`] positions.
+        groups: Holdings,
+    },
 }
 
 /// Where a node accepts sessions, as somebody else saw it.

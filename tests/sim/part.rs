@@ -261,6 +261,7 @@ impl Part {
                 exchange.started(id, started, now);
             }
             Message::Claim { groups, origin, .. } => exchange.claimed(id, groups, *origin, now),
+            Message::Interest { groups, .. } => exchange.interested(id, groups, now),
             Message::Origin { reachable, .. } => exchange.peer_origin(id, *reachable),
             Message::Others { zones, joined, left, .. } => exchange.others(id, zones, joined, left, now),
             Message::Absent { positions, retry_ms, .. } => {

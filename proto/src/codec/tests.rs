@@ -65,6 +65,7 @@ fn golden() -> Vec<(Message, &'static str)> {
             },
             "15 01 I 05 00 0a000001 fb0201",
         ),
+        (Message::Interest { index: INDEX, groups: (8..11).collect() }, "16 I 03 00 0802"),
     ]
 }
 
@@ -98,7 +99,7 @@ fn a_message_cut_short_or_with_bytes_behind_it_is_refused() {
 
 #[test]
 fn an_unknown_tag_is_refused() {
-    assert!(matches!(decode(&[22]), Err(DecodeError::Malformed(_))));
+    assert!(matches!(decode(&[23]), Err(DecodeError::Malformed(_))));
 }
 
 #[test]

@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use super::peer::Peer;
 use super::{Exchange, Output};
 use crate::{Holdings, Message, NodeId, Position, Time};
 
@@ -10,7 +11,7 @@ use crate::{Holdings, Message, NodeId, Position, Time};
 const LEAST: Duration = Duration::from_millis(50);
 const LEAST_PER_PEER: Duration = Duration::from_micros(500);
 /// What is not urgent is announced after this, however little it is: to the own zone, to others.
-const MOST: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(4)];
+const MOST: [Duration; 2] = [Duration::from_secs(1), Duration::from_millis(2500)];
 /// So many positions are announced at once, whatever the time.
 const POSITIONS: usize = 64;
 /// Bytes of one announcement to one peer, with what carries it.
@@ -20,7 +21,7 @@ const COST: u64 = 150;
 const NEAR_SHARE: f64 = 0.0075;
 const BOUNDED_SHARE: f64 = 0.004;
 /// Announcements to others cross two racks' uplinks, as do those of all nodes of the own zone: together this share.
-const FAR_SHARE: f64 = 0.0175;
+const FAR_SHARE: f64 = 0.012;
 const MOST_FAR_SHARE: f64 = 0.0035;
 
 /// What is to be announced to peers of one kind.
@@ -104,19 +105,25 @@ impl Exchange {
             audience.bytes = 0;
             let mut news = std::mem::take(&mut audience.pending);
             if !to.is_empty() {
-                let started = if at == 0 && self.bounded { self.roster.started_news() } else { Vec::new() };
                 news.sort_unstable();
+                if at == 1 {
+                    self.announce_abroad(to, &news);
+                    continue;
+                }
+                let started = if self.bounded { self.roster.started_news() } else { Vec::new() };
                 self.out.push_back(Output::Announce(to, news.into_iter().collect(), started));
             }
         }
     }
 
-    /// Those that need nothing any more are told only that this node does not, either.
-    pub(super) fn tell_the_complete(&mut self) {
-        let complete: Vec<NodeId> = self.peers.iter().filter(|(_, peer)| peer.complete).map(|(id, _)| *id).collect();
-        if !complete.is_empty() {
+    /// Says all that this node holds, which is everything, to those that need no news of it: they learn that this node needs
+    /// nothing either; and to those that wanted to hear of some only.
+    pub(super) fn tell_of_all(&mut self) {
+        let unaware = |peer: &Peer| peer.complete || peer.interest.is_some();
+        let to: Vec<NodeId> = self.peers.iter().filter(|(_, peer)| unaware(peer)).map(|(id, _)| *id).collect();
+        if !to.is_empty() {
             let holdings = Holdings::from(self.held.clone());
-            self.out.push_back(Output::Tell(complete, Message::Have { index: self.index, holdings }));
+            self.out.push_back(Output::Tell(to, Message::Have { index: self.index, holdings }));
         }
     }
 }

@@ -106,7 +106,12 @@ impl Crossing {
     /// This node brings in something of a group. Whether others are to be told: not again, and not of what it only takes
     /// over, for the rest of such a group is still the other's.
     pub(super) fn claim(&mut self, group: u32) -> bool {
-        self.election.score(&self.me, group) >= self.members.of(group) && self.claimed.insert(group)
+        self.is_first(group) && self.claimed.insert(group)
+    }
+
+    /// Whether this node is the one of the zone that is elected for a group.
+    pub(super) fn is_first(&self, group: u32) -> bool {
+        self.election.score(&self.me, group) >= self.members.of(group)
     }
 
     /// Another node of the zone says that it brings the group in.
@@ -137,10 +142,7 @@ impl Crossing {
             return;
         }
         let fresh = std::mem::take(&mut self.fresh);
-        let mine = |group: u32| {
-            self.claimed.contains(&group)
-                || (self.election.score(&self.me, group) >= self.members.of(group) && !taken(group))
-        };
+        let mine = |group: u32| self.claimed.contains(&group) || (self.is_first(group) && !taken(group));
         let own: Vec<Position> =
             fresh.into_iter().filter(|p| self.seen.contains_key(p) && mine(group_of(*p))).collect();
         self.ready.extend(own);

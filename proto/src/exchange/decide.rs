@@ -46,6 +46,7 @@ impl Exchange {
             self.look_for_absentees(now);
             self.gossip(now);
             self.look_abroad(true, now);
+            self.look_for_interest(now);
         }
         if self.busy_until.is_some_and(|at| now >= at) {
             self.busy_until = self.peers.values().map(|peer| peer.busy_until).filter(|at| *at > now).min();
@@ -318,7 +319,7 @@ impl Exchange {
         }
         if self.complete() {
             self.finished = true;
-            self.tell_the_complete();
+            self.tell_of_all();
             self.out.push_back(Output::Complete);
             return;
         }

@@ -18,6 +18,8 @@ const GAPS: u32 = 6;
 const MOST: Duration = Duration::from_secs(10);
 /// Of so many nodes of a zone that hear of a started group, one passes it on to other zones.
 const PASSED_ON_BY: u64 = 8;
+/// So many of a zone's nodes pass on that they heard of another zone.
+const ZONE_TOLD_BY: u64 = 5;
 /// Groups whose owners are looked at, at a time.
 const LOOKED_AT: usize = 64;
 /// With so many others, what they hold and want is still to be heard when the first of them has said so.
@@ -149,8 +151,11 @@ impl Exchange {
         let Some(news) = self.roster.news(seen, now) else { return };
         let of_kind = |near: bool| self.peers.iter().filter(move |(_, p)| p.near == near).map(|(id, _)| *id).collect();
         let (near, far): (Vec<NodeId>, Vec<NodeId>) = (of_kind(true), of_kind(false));
-        if !far.is_empty() && !news.zones.is_empty() {
-            let zones = super::roster::News { zones: news.zones.clone(), ..Default::default() };
+        if !far.is_empty() {
+            let each = (self.roster.nodes() as u64 / ZONE_TOLD_BY).max(1);
+            let mine = |zone: &&ZoneId| self.share.election().score(&me, zone.0 as u32).is_multiple_of(each);
+            let zones = news.zones.iter().filter(mine).copied().collect();
+            let zones = super::roster::News { zones, ..Default::default() };
             zones.parts().into_iter().for_each(|part| self.tell(far.clone(), part));
         }
         if !near.is_empty() {

@@ -70,8 +70,12 @@ impl Exchange {
         known.complete = false;
         known.answered = true;
         known.discounted = known.distrusted(now);
+        let near = known.near;
         self.peers.insert(peer, known);
         self.have_more(peer, holdings, now);
+        if !near && self.peers.get(&peer).is_some_and(|known| !known.complete) {
+            self.say_interest(vec![peer]);
+        }
         if self.peers.get(&peer).is_some_and(|known| (known.member(), known.carrier()) != member) {
             self.electorate_changed();
         }
@@ -118,7 +122,10 @@ impl Exchange {
         self.changed = true;
         for &group in groups {
             if self.share.is_shared(group) {
-                known.claim(group, now);
+                // Of what another zone is not asked to tell, its progress is not heard of.
+                if known.near || self.interest.includes(group) {
+                    known.claim(group, now);
+                }
                 if origin && known.member() {
                     self.share.yield_to(&peer, group);
                 } else if !origin && known.near && known.carrier() {

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use roaring::RoaringBitmap;
+
 use crate::bits::Bits;
 use crate::election::GROUP;
 use crate::sorted::Sorted;
@@ -84,6 +86,8 @@ pub(super) struct Peer {
     spoke_at: Time,
     /// Groups that it is fetching from the origin, and since when.
     pub(super) claims: Sorted<u32, Time>,
+    /// Of another zone: the groups that it wants to hear of; `None`: all.
+    pub(super) interest: Option<RoaringBitmap>,
     /// When it joined.
     pub(super) joined_at: Time,
     /// What part of what is asked ahead where there are few peers is asked here.
@@ -120,6 +124,7 @@ impl Peer {
             outstanding: Sorted::new(),
             claims: Sorted::new(),
             busy_until: Duration::ZERO,
+            interest: None,
             joined_at: now,
             part: 1.0,
             outstanding_bytes: 0,

@@ -78,6 +78,11 @@ impl Share {
         }
     }
 
+    /// How many groups there are.
+    pub(super) fn groups(&self) -> u32 {
+        self.groups
+    }
+
     /// Whether the group exists and is fetched by one node for all.
     pub(super) fn is_shared(&self, group: u32) -> bool {
         group < self.groups && !self.alone.contains(&group)
@@ -208,7 +213,8 @@ impl Share {
         self.own_zone.get(group as usize).is_some_and(|own| *own >= self.zones.of(group))
     }
 
-    fn own_score(&self, group: u32) -> u64 {
+    /// The score of this node.
+    pub(super) fn own_score(&self, group: u32) -> u64 {
         self.own.get(group as usize).copied().unwrap_or(0)
     }
 

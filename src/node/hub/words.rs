@@ -76,6 +76,11 @@ impl Hub {
                     fetching.exchange.claimed(from, &groups, origin, now);
                 }
             }
+            Message::Interest { index, groups } => {
+                if let Some(fetching) = self.fetching(&index) {
+                    fetching.exchange.interested(from, &groups, now);
+                }
+            }
             Message::Others { index, zones, joined, left } => {
                 if let Some(fetching) = self.fetching(&index) {
                     fetching.exchange.others(from, &zones, &joined, &left, now);
