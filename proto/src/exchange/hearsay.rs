@@ -133,6 +133,11 @@ impl Exchange {
         self.out.push_back(Output::Tell(to, Message::Others { index: self.index, zones, joined, left }));
     }
 
+    /// The peers of the own zone, or of others.
+    pub(super) fn of_kind(&self, near: bool) -> Vec<NodeId> {
+        self.peers.iter().filter(|(_, peer)| peer.near == near).map(|(id, _)| *id).collect()
+    }
+
     pub(super) fn gossip(&mut self, now: Time) {
         if !self.bounded {
             self.roster.keep_quiet();
@@ -142,15 +147,14 @@ impl Exchange {
         let (election, each) = (self.share.election(), PASSED_ON_BY);
         let started = self.roster.started_abroad(|group| election.score(&me, group).is_multiple_of(each), now);
         if !started.is_empty() {
-            let abroad: Vec<NodeId> = self.peers.iter().filter(|(_, peer)| !peer.near).map(|(id, _)| *id).collect();
+            let abroad = self.of_kind(false);
             if !abroad.is_empty() {
                 self.out.push_back(Output::Announce(abroad, Holdings::new(), started));
             }
         }
         let seen = self.peers.iter().filter(|(_, peer)| peer.near && peer.downloads).map(|(id, _)| *id);
         let Some(news) = self.roster.news(seen, now) else { return };
-        let of_kind = |near: bool| self.peers.iter().filter(move |(_, p)| p.near == near).map(|(id, _)| *id).collect();
-        let (near, far): (Vec<NodeId>, Vec<NodeId>) = (of_kind(true), of_kind(false));
+        let (near, far) = (self.of_kind(true), self.of_kind(false));
         if !far.is_empty() {
             let each = (self.roster.nodes() as u64 / ZONE_TOLD_BY).max(1);
             let mine = |zone: &&ZoneId| self.share.election().score(&me, zone.0 as u32).is_multiple_of(each);

@@ -68,6 +68,7 @@ impl Exchange {
         self.discount(&mut known);
         known.holdings.clear();
         known.complete = false;
+        known.interest = None;
         known.answered = true;
         known.discounted = known.distrusted(now);
         let near = known.near;

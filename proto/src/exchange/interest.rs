@@ -54,7 +54,8 @@ impl Exchange {
 
     /// Says to neighbours in other zones what is of interest, where it is more than they know.
     pub(super) fn look_for_interest(&mut self, now: Time) {
-        if !self.bounded || self.complete() || self.gathering(now) || now < self.interest.looked_at + LOOK {
+        let limited = self.bounded || self.interest.told.is_some();
+        if !limited || self.complete() || self.gathering(now) || now < self.interest.looked_at + LOOK {
             return;
         }
         self.interest.looked_at = now;
@@ -64,8 +65,7 @@ impl Exchange {
             return;
         }
         self.interest.told = Some(groups);
-        let far: Vec<NodeId> = self.peers.iter().filter(|(_, peer)| !peer.near).map(|(id, _)| *id).collect();
-        self.say_interest(far);
+        self.say_interest(self.of_kind(false));
     }
 
     /// Says to these neighbours in other zones what is of interest, unless everything is.
@@ -81,7 +81,7 @@ impl Exchange {
         let carriers = self.carriers(now);
         let part = HEARERS / (1 + carriers.len()) as f64;
         let all = 0..self.share.groups();
-        if part >= 0.5 || now.saturating_sub(self.progress_at) >= STUCK {
+        if !self.bounded || part >= 0.5 || now.saturating_sub(self.progress_at) >= STUCK {
             return all.collect();
         }
         self.crossing.refresh(carriers);
@@ -125,11 +125,11 @@ mod tests {
     const GROUPS: u32 = 64;
     const FAR: NodeId = NodeId([0xff; 32]);
 
-    /// One of a zone of so many nodes, that holds the first `held` positions, with a neighbour in another zone.
-    fn node(me: u8, of: u8, held: u32) -> Exchange {
+    /// One of a zone of so many nodes, with a neighbour in another zone.
+    fn node(me: u8, of: u8) -> Exchange {
         let lengths = vec![2000; (GROUPS * GROUP) as usize].into();
         let config = Config { zone: ZoneId(1), grace: Duration::ZERO, origin: false, ..Config::default() };
-        let held = (0..held).collect();
+        let held = RoaringBitmap::new();
         let mut exchange = Exchange::new(NodeId([me; 32]), &IndexId([7; 32]), lengths, held, config, Time::ZERO);
         exchange.set_bounded(true);
         (0..of).for_each(|other| exchange.heard_of(NodeId([other; 32]), true, Time::ZERO));
@@ -163,7 +163,7 @@ mod tests {
     fn in_a_zone_of_many_a_group_is_of_interest_to_its_elected_node_and_to_few_others() {
         let mut hearers = [0; GROUPS as usize];
         for me in 0..40 {
-            let mut exchange = node(me, 40, 0);
+            let mut exchange = node(me, 40);
             let groups = said(&outputs(&mut exchange, Duration::from_secs(4))).unwrap();
             groups.iter().for_each(|group| hearers[group as usize] += 1);
             assert!((0..GROUPS).all(|group| groups.contains(group) || !exchange.crossing.is_first(group)));
@@ -175,12 +175,12 @@ mod tests {
 
     #[test]
     fn in_a_zone_of_few_nobody_limits_what_it_hears_of() {
-        assert_eq!(said(&outputs(&mut node(0, 8, 0), Duration::from_secs(4))), None);
+        assert_eq!(said(&outputs(&mut node(0, 8), Duration::from_secs(4))), None);
     }
 
     #[test]
     fn who_gets_nothing_any_more_wants_to_hear_of_everything() {
-        let mut exchange = node(0, 40, 0);
+        let mut exchange = node(0, 40);
         assert!(said(&outputs(&mut exchange, Duration::from_secs(4))).is_some_and(|groups| groups.len() < 20));
         assert_eq!(said(&outputs(&mut exchange, Duration::from_secs(7))), None, "said once");
         let groups = said(&outputs(&mut exchange, Duration::from_secs(9))).unwrap();
@@ -188,8 +188,27 @@ mod tests {
     }
 
     #[test]
+    fn where_all_have_sessions_again_everything_is_of_interest_again() {
+        let mut exchange = node(0, 40);
+        outputs(&mut exchange, Duration::from_secs(4));
+        exchange.set_bounded(false);
+        let groups = said(&outputs(&mut exchange, Duration::from_secs(7))).unwrap();
+        assert_eq!(groups.len(), u64::from(GROUPS));
+    }
+
+    #[test]
+    fn who_says_all_that_it_holds_begins_anew_and_wants_to_hear_of_everything() {
+        let mut exchange = node(0, 40);
+        outputs(&mut exchange, Duration::from_secs(1));
+        exchange.interested(FAR, &Holdings::new(), Duration::from_secs(1));
+        exchange.have(FAR, &Holdings::new(), Duration::from_secs(1));
+        exchange.stored(1, Duration::from_secs(1));
+        assert_eq!(told(&outputs(&mut exchange, Duration::from_secs(6))), [1]);
+    }
+
+    #[test]
     fn a_neighbour_that_comes_or_begins_anew_is_told_what_is_of_interest() {
-        let mut exchange = node(0, 40, 0);
+        let mut exchange = node(0, 40);
         let groups = said(&outputs(&mut exchange, Duration::from_secs(4)));
         exchange.have(FAR, &Holdings::new(), Duration::from_secs(5));
         assert_eq!(said(&outputs(&mut exchange, Duration::from_secs(5))), groups);
@@ -197,7 +216,7 @@ mod tests {
 
     #[test]
     fn another_zone_is_told_of_what_it_wants_to_hear_of_and_in_the_end_of_all() {
-        let mut exchange = node(0, 40, 0);
+        let mut exchange = node(0, 40);
         outputs(&mut exchange, Duration::from_secs(1));
         exchange.interested(FAR, &[0, GROUPS + 7].into_iter().collect(), Duration::from_secs(1));
         [1, GROUP].into_iter().for_each(|position| exchange.stored(position, Duration::from_secs(1)));
@@ -215,7 +234,7 @@ mod tests {
 
     #[test]
     fn what_the_own_zone_says_of_its_interest_changes_nothing() {
-        let mut exchange = node(0, 40, 0);
+        let mut exchange = node(0, 40);
         exchange.joined(NodeId([1; 32]), ZoneId(1), true, Time::ZERO);
         exchange.interested(NodeId([1; 32]), &Holdings::new(), Time::ZERO);
         assert!(exchange.peers.values().all(|peer| peer.interest.is_none()));
