@@ -68,13 +68,16 @@ impl Exchange {
         self.discount(&mut known);
         known.holdings.clear();
         known.complete = false;
-        known.interest = None;
+        let limited = known.interest.take().is_some();
         known.answered = true;
         known.discounted = known.distrusted(now);
         let near = known.near;
         self.peers.insert(peer, known);
         self.have_more(peer, holdings, now);
         if !near && self.peers.get(&peer).is_some_and(|known| !known.complete) {
+            if limited {
+                self.say_abroad(peer, Holdings::from(self.held.clone()));
+            }
             self.say_interest(vec![peer]);
         }
         if self.peers.get(&peer).is_some_and(|known| (known.member(), known.carrier()) != member) {

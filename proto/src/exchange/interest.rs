@@ -90,7 +90,7 @@ impl Exchange {
     }
 
     /// Tells one neighbour in another zone that this node holds these.
-    fn say_abroad(&mut self, peer: NodeId, holdings: Holdings) {
+    pub(super) fn say_abroad(&mut self, peer: NodeId, holdings: Holdings) {
         if !holdings.positions().is_empty() {
             self.out.push_back(super::Output::Announce(vec![peer], holdings, Vec::new()));
         }
@@ -201,9 +201,12 @@ mod tests {
         let mut exchange = node(0, 40);
         outputs(&mut exchange, Duration::from_secs(1));
         exchange.interested(FAR, &Holdings::new(), Duration::from_secs(1));
-        exchange.have(FAR, &Holdings::new(), Duration::from_secs(1));
         exchange.stored(1, Duration::from_secs(1));
-        assert_eq!(told(&outputs(&mut exchange, Duration::from_secs(6))), [1]);
+        assert_eq!(told(&outputs(&mut exchange, Duration::from_secs(6))), []);
+        exchange.have(FAR, &Holdings::new(), Duration::from_secs(6));
+        assert_eq!(told(&outputs(&mut exchange, Duration::from_secs(6))), [1], "what it was not told");
+        exchange.stored(2, Duration::from_secs(6));
+        assert_eq!(told(&outputs(&mut exchange, Duration::from_secs(11))), [2]);
     }
 
     #[test]
