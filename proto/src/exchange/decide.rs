@@ -12,8 +12,9 @@ use crate::election::{GROUP, group_of};
 use crate::limits::{CLAIM_GROUPS, WANT_POSITIONS};
 use crate::{Message, NodeId, Position, Time};
 
-/// How long the claim of another's group is left to be heard before it is acted on.
-const SETTLE: Duration = Duration::from_millis(80);
+/// How long the claim of another's group is left to be heard before it is acted on: half the time that a group takes, for
+/// words take longer on slow links, too, but no less and no more than this.
+const SETTLE: [Duration; 2] = [Duration::from_millis(80), Duration::from_millis(300)];
 /// Between two looks at what is late.
 pub(super) const LOOK: Duration = Duration::from_millis(50);
 /// A group that another started on so long ago, and longer ago than a group takes here, is taken over by who is idle.
@@ -294,7 +295,7 @@ impl Exchange {
                 claims.push(group);
                 if !self.share.owns(group) {
                     // Others that are idle may choose the same: let the claims cross before anything is asked.
-                    self.origin.hold_until(now + SETTLE);
+                    self.origin.hold_until(now + (own / 2).clamp(SETTLE[0], SETTLE[1]));
                     return None;
                 }
             }

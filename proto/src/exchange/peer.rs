@@ -40,8 +40,13 @@ const SILENT: Duration = Duration::from_secs(1);
 const LONGEST_MUTE: Duration = Duration::from_secs(5);
 /// A peer that stalled and says nothing is tried with a little this often.
 const PROBE: Duration = Duration::from_secs(2);
-/// Seconds of a peer's pace that are asked ahead.
-const AHEAD: f64 = 0.25;
+/// A peer's pace is measured over so much time in which it owed answers: over less, what arrived together would count as
+/// the pace of a fast one.
+const MEASURED: Duration = Duration::from_millis(100);
+/// Seconds of a peer's pace that are asked ahead. An answer on full links takes up to this, what waits in sockets and in
+/// front of links included. With less, the pace would be what the window allows and the window a part of that pace, ever
+/// smaller; with more, what queues at one peer could come sooner from another that gets it meanwhile.
+const AHEAD: f64 = 0.5;
 /// So many peers are few. Of more, less is asked ahead of each: what one is late with others make up for, and what queues
 /// at one could come sooner from those that get it meanwhile.
 const FEW: f64 = 8.0;
@@ -99,6 +104,9 @@ pub(super) struct Peer {
     /// Positions that one sign of progress is about.
     claim_news: f64,
     rate: Option<f64>,
+    /// The time in which it owed answers since its pace was last measured, but for what ran since `busy_since`, and the
+    /// bytes that came in it.
+    busy_for: Duration,
     busy_since: Time,
     busy_bytes: u64,
     latency: f64,
@@ -138,6 +146,7 @@ impl Peer {
             claim_gap: 0.0,
             claim_news: 0.0,
             rate: None,
+            busy_for: Duration::ZERO,
             busy_since: now,
             busy_bytes: 0,
             latency: 0.0,
@@ -223,7 +232,6 @@ impl Peer {
             self.arrived_at = now;
             self.served_at = now;
             self.busy_since = now;
-            self.busy_bytes = 0;
         }
         let before = self.outstanding.insert(position, (now, bytes)).map_or(0, |(_, bytes)| bytes);
         self.outstanding_bytes = self.outstanding_bytes + bytes - before;
@@ -239,6 +247,11 @@ impl Peer {
     /// Bytes of a chunk came: updates pace and latency.
     pub(super) fn arrived(&mut self, position: Position, bytes: u64, now: Time) {
         self.spoke(now);
+        if !self.outstanding.is_empty() {
+            self.busy_for += now.saturating_sub(self.busy_since);
+            self.busy_since = now;
+            self.busy_bytes += bytes;
+        }
         if let Some(asked) = self.answered_ask(position) {
             let took = now.saturating_sub(asked).as_secs_f64();
             if self.latency == 0.0 {
@@ -257,15 +270,13 @@ impl Peer {
         }
         self.arrived_at = now;
         self.stalled_at = None;
-        self.busy_bytes += bytes;
-        let busy = now.saturating_sub(self.busy_since).as_secs_f64();
-        if busy >= 0.1 || (self.outstanding.is_empty() && busy > 0.0) {
-            let seen = self.busy_bytes as f64 / busy.max(1e-4);
+        if self.busy_for >= MEASURED {
+            let seen = self.busy_bytes as f64 / self.busy_for.as_secs_f64();
             let rate = self.rate.map_or(seen, |rate| rate + (seen - rate) * 0.3);
             self.rate = Some(rate);
             self.pace = rate.max(1.0);
             self.set_window();
-            self.busy_since = now;
+            self.busy_for = Duration::ZERO;
             self.busy_bytes = 0;
         }
     }

@@ -95,7 +95,7 @@ fn a_claim_ends_when_its_node_says_that_it_does_not_reach_the_origin() {
     world.exchange.peer_origin(node(0), false);
     world.exchange.peer_origin(node(0), true);
     world.drain();
-    world.wait(ms(200));
+    world.wait(ms(400));
     assert!(!world.origin_asked.is_empty());
 }
 

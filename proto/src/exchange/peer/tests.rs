@@ -34,9 +34,9 @@ fn at_pace(pace: u64) -> (Peer, Time) {
 }
 
 #[test]
-fn a_quarter_of_a_second_is_asked_ahead_within_bounds() {
+fn half_a_second_is_asked_ahead_within_bounds() {
     assert_eq!(new_peer().room(Time::ZERO), FIRST_WINDOW);
-    let (peer, now) = at_pace(5);
+    let (peer, now) = at_pace(10);
     assert!((1_200_000..1_300_000).contains(&peer.room(now)), "{}", peer.room(now));
     let (peer, now) = at_pace(500);
     assert_eq!(peer.room(now), LEAST_WINDOW);
@@ -45,9 +45,23 @@ fn a_quarter_of_a_second_is_asked_ahead_within_bounds() {
 }
 
 #[test]
+fn chunks_that_come_together_are_not_taken_for_a_fast_peer() {
+    let mut peer = new_peer();
+    // Two at once after 50 ms, again and again.
+    for round in 0..40 {
+        let at = ms(50 * round);
+        peer.ask(0, 20_000, at);
+        peer.ask(1, 20_000, at);
+        peer.arrived(0, 20_000, at + ms(50));
+        peer.arrived(1, 20_000, at + ms(50));
+    }
+    assert!((700_000.0..900_000.0).contains(&peer.pace), "{}", peer.pace);
+}
+
+#[test]
 fn of_one_of_many_peers_less_is_asked_ahead() {
     let rooms = [1, 8, 16, 1000].map(|peers| {
-        let (mut peer, now) = at_pace(5);
+        let (mut peer, now) = at_pace(10);
         peer.one_of(peers);
         peer.room(now)
     });
