@@ -164,7 +164,8 @@ impl Node {
             network: config.network.name().to_owned(),
             zone: config.zone.clone(),
             session_port: port,
-            dht_port: doors.dht_port(),
+            // Of one that keeps no records there is nothing to be had in the DHT: thirty machines would open 435 connections.
+            dht_port: if config.dht_server { doors.dht_port() } else { 0 },
             agent: concat!("caswarm/", env!("CARGO_PKG_VERSION")).into(),
         };
         let mut sessions = SessionConfig::new(tls, hello).of(config.network.clone());

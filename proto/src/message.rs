@@ -191,7 +191,7 @@ pub struct Hello {
     pub zone: String,
     /// The TCP port on which the sender accepts sessions; 0 = it does not.
     pub session_port: u16,
-    /// The TCP port of the sender's libp2p (Kademlia) listener; 0 = it has none.
+    /// The TCP port of the sender's libp2p (Kademlia) listener; 0 = it has none, or keeps no records for others.
     pub dht_port: u16,
     /// The program and its version, for people.
     pub agent: String,

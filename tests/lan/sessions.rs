@@ -110,6 +110,25 @@ fn node_that_lost_its_session_gets_another_before_the_old_one_is_given_up() {
 }
 
 #[test]
+fn node_that_keeps_no_records_for_others_is_not_dialled_by_their_dht() {
+    if !machine_can() {
+        return;
+    }
+    let lan = Lan::new(Plan::hosts(&[3]));
+    let _nodes = (start_node(&lan, 1, &[]), start_node(&lan, 2, &["--no-dht-server"]));
+    let dht_port = |host| {
+        let node = address(&lan, host);
+        lan.on(3, || {
+            block_on(async {
+                session::connect(node, None, &config(&Identity::ephemeral())).await.unwrap().hello.dht_port
+            })
+        })
+    };
+    assert_ne!(dht_port(1), 0);
+    assert_eq!(dht_port(2), 0);
+}
+
+#[test]
 fn peer_that_asks_for_an_index_again_and_again_is_refused() {
     const ASKED: usize = 3000;
     if !machine_can() {
