@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use super::peer::Peer;
 use super::picks;
-use super::share::Owner;
 use super::{Exchange, GiveUp, Output};
 use crate::bits::Bits;
 use crate::election::{GROUP, group_of};
@@ -281,12 +280,12 @@ impl Exchange {
                 let claimed = peers.values().any(at_it);
                 claimed || (bounded && roster.is_started(group, now))
             };
-            let stolen = |group: u32, owner: Option<Owner>| {
-                let mut at_it = peers.iter().filter(|(_, peer)| peer.claims.contains_key(&group));
-                at_it.any(|(id, _)| owner != Some(Owner::Node(*id)))
+            let at_it = |group: u32| {
+                let at_it = peers.iter().filter(|(_, peer)| peer.claims.contains_key(&group));
+                at_it.map(|(id, _)| *id).collect()
             };
             // Who does not hear of everyone cannot know what nobody has started on.
-            let Some(group) = self.share.start_group(wanted, all, taken, (!bounded).then_some(stolen)) else {
+            let Some(group) = self.share.start_group(wanted, all, taken, at_it, !bounded) else {
                 self.nothing_to_start = true;
                 return None;
             };

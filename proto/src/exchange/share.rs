@@ -144,15 +144,16 @@ impl Share {
     }
 
     /// Chooses the next group and starts on it. `wanted` lists what is to be fetched of a group, `all` the groups of
-    /// which something is, in ascending order; `taken` says whether another node is at it. Groups of others come into
-    /// question if there is a `stolen`, which says whether a node other than the owner started on it too. `None`: there is
-    /// nothing to start now.
+    /// which something is, in ascending order; `taken` says whether another node is at it, and `at_it` who started on it,
+    /// which need not keep this one from it. Groups of others come into question only with `steals`. `None`: there is nothing
+    /// to start now.
     pub(super) fn start_group(
         &mut self,
         wanted: impl Fn(u32) -> Vec<Position>,
         all: impl Fn() -> Vec<u32>,
         taken: impl Fn(u32) -> bool,
-        stolen: Option<impl Fn(u32, Option<Owner>) -> bool>,
+        at_it: impl Fn(u32) -> Vec<NodeId>,
+        steals: bool,
     ) -> Option<u32> {
         while self.ahead > 0 {
             self.ahead -= 1;
@@ -161,12 +162,19 @@ impl Share {
             if !alone && !self.owns(group) {
                 continue;
             }
-            let positions = wanted(group);
+            let mut positions = wanted(group);
             if !positions.is_empty() && (alone || !taken(group)) {
+                // Who was elected before this node, and is out of the election for being slow, may be at it all the same: from
+                // the beginning.
+                if at_it(group).iter().any(|node| self.election.score(node, group) > self.own_score(group)) {
+                    positions.reverse();
+                }
                 return Some(self.start(group, positions));
             }
         }
-        let stolen = stolen?;
+        if !steals {
+            return None;
+        }
         let mut others = self.others.take().unwrap_or_else(|| self.of_others(all()));
         let mut free: Vec<(u64, usize, Vec<Position>)> = Vec::new();
         let mut at = others.len();
@@ -187,7 +195,11 @@ impl Share {
         let (group, mut positions) = chosen?;
         // From the end that its owner comes to last, or that who took it from the owner comes to last: whoever is at it all
         // the same is met in the middle.
-        if !stolen(group, self.owner(group)) {
+        let owner = match self.owner(group) {
+            Some(Owner::Node(node)) => self.election.score(&node, group),
+            _ => u64::MAX,
+        };
+        if !at_it(group).iter().any(|node| self.election.score(node, group) < owner) {
             positions.reverse();
         }
         Some(self.start(group, positions))

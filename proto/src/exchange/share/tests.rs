@@ -18,8 +18,8 @@ fn share(me: u8, nodes: u8, groups: u32) -> Share {
     share
 }
 
-/// Nobody started on a group but its owner.
-const BY_OWNERS: Option<fn(u32, Option<Owner>) -> bool> = Some(|_, _| false);
+/// Nobody started on a group of which anybody would have to know.
+const BY_NOBODY: fn(u32) -> Vec<NodeId> = |_| Vec::new();
 
 /// What is wanted of groups of which nothing is there: all their positions.
 fn all_of(groups: u32) -> (impl Fn(u32) -> Vec<Position>, impl Fn() -> Vec<u32>) {
@@ -32,7 +32,7 @@ fn started(share: &mut Share, groups: u32, taken: impl Fn(u32) -> bool) -> Vec<u
     loop {
         let wanted = |group: u32| if started.contains(&group) { vec![] } else { vec![group * 16] };
         let all = || (0..groups).filter(|group| !started.contains(group)).collect();
-        match share.start_group(wanted, all, &taken, BY_OWNERS) {
+        match share.start_group(wanted, all, &taken, BY_NOBODY, true) {
             Some(group) => started.push(group),
             None => return started,
         }
@@ -94,7 +94,7 @@ fn nodes_that_are_done_at_once_mostly_take_different_groups() {
                 let own: Vec<u32> = (0..64).filter(|group| (0..4).any(|n| owner(index, *group) == n)).collect();
                 let wanted = |group: u32| if own.contains(&group) { vec![] } else { vec![group * 16] };
                 share
-                    .start_group(wanted, || (0..64).filter(|g| !own.contains(g)).collect(), |_| false, BY_OWNERS)
+                    .start_group(wanted, || (0..64).filter(|g| !own.contains(g)).collect(), |_| false, BY_NOBODY, true)
                     .unwrap()
             })
             .collect();
@@ -114,7 +114,7 @@ fn of_two_that_claim_one_group_the_lower_score_stops() {
     let (wanted, all) = all_of(20);
     for share in [&mut a, &mut b] {
         while share.claimed.len() < 20 {
-            share.start_group(&wanted, &all, |_| false, BY_OWNERS);
+            share.start_group(&wanted, &all, |_| false, BY_NOBODY, true);
         }
     }
     for group in 0..20 {
@@ -139,7 +139,7 @@ fn groups_with_a_chunk_too_long_to_share_are_fetched_whoever_owns_them() {
 #[test]
 fn without_the_origin_nothing_that_was_started_goes_on() {
     let mut share = share(0, 1, 5);
-    share.start_group(all_of(5).0, all_of(5).1, |_| false, BY_OWNERS);
+    share.start_group(all_of(5).0, all_of(5).1, |_| false, BY_NOBODY, true);
     share.drop_claims();
     assert_eq!(share.next_position(), None);
     assert!(share.claimed.is_empty());
@@ -162,15 +162,32 @@ proptest! {
 
 #[test]
 fn a_group_of_another_is_begun_at_the_end_that_who_is_at_it_comes_to_last() {
-    let begun = |stolen: fn(u32, Option<Owner>) -> bool| {
-        let mut share = share(0, 2, 40);
-        let theirs: Vec<u32> = (0..40).filter(|group| !share.owns(*group)).collect();
-        let wanted = |group: u32| if theirs.contains(&group) { all_of(40).0(group) } else { vec![] };
-        let group = share.start_group(wanted, || theirs.clone(), |_| false, Some(stolen)).unwrap();
-        (group * 16, share.next_position().unwrap())
+    // Of the nodes 0 to 2, this one; 1 is elected for what is not its own.
+    let begun = |at_it: Option<bool>| {
+        let mut share = share(0, 2, 400);
+        let lower = |group: u32| share.election.score(&node(2), group) < share.election.score(&node(1), group);
+        let theirs = |group: &u32| !share.owns(*group) && at_it.is_none_or(|thief| lower(*group) == thief);
+        let theirs: Vec<u32> = (0..400).filter(theirs).collect();
+        let wanted = |group: u32| if theirs.contains(&group) { all_of(400).0(group) } else { vec![] };
+        let claims = |_| at_it.map(|_| node(2)).into_iter().collect();
+        let group = share.start_group(wanted, || theirs.clone(), |_| false, claims, true).unwrap();
+        share.next_position().unwrap() - group * 16
     };
-    let (first, position) = begun(|_, _| false);
-    assert_eq!(position, first + 15, "its owner begins with the first");
-    let (first, position) = begun(|_, owner| owner == Some(Owner::Node(node(1))));
-    assert_eq!(position, first, "who took it from the owner began with the last");
+    assert_eq!(begun(None), 15, "its owner begins with the first");
+    assert_eq!(begun(Some(true)), 0, "who took it from the owner began with the last");
+    assert_eq!(begun(Some(false)), 15, "who would be its owner, were it not out of the election, began with the first");
+}
+
+#[test]
+fn an_own_group_that_a_slow_node_was_elected_for_before_is_begun_with_the_last() {
+    let begun = |slow: bool| {
+        let mut share = share(0, 1, 400);
+        let higher = |group: u32| share.election.score(&node(1), group) > share.own_score(group);
+        let wanted: Vec<u32> = (0..400).filter(|group| higher(*group) == slow).collect();
+        let of = |group: u32| if wanted.contains(&group) { all_of(400).0(group) } else { vec![] };
+        let group = share.start_group(of, Vec::new, |_| false, |_| vec![node(1)], true).unwrap();
+        share.next_position().unwrap() - group * 16
+    };
+    assert_eq!(begun(true), 15);
+    assert_eq!(begun(false), 0, "who took it from this node began with the last");
 }
