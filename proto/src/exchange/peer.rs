@@ -47,8 +47,8 @@ const MEASURED: Duration = Duration::from_millis(100);
 /// front of links included. With less, the pace would be what the window allows and the window a part of that pace, ever
 /// smaller; with more, what queues at one peer could come sooner from another that gets it meanwhile.
 const AHEAD: f64 = 0.5;
-/// So many peers are few. Of more, less is asked ahead of each: what one is late with others make up for, and what queues
-/// at one could come sooner from those that get it meanwhile.
+/// So many peers are few. Of more, less is asked ahead of each, and in all: what one is late with others make up for, and
+/// what queues at one could come sooner from those that get it meanwhile.
 const FEW: f64 = 8.0;
 /// Nor is it less than this part.
 const LEAST_PART: f64 = 0.2;
@@ -353,7 +353,7 @@ impl Peer {
     }
 
     fn set_window(&mut self) {
-        let window = self.part * self.rate.map_or(FIRST_WINDOW as f64, |rate| rate * AHEAD);
+        let window = self.part * self.rate.map_or(FIRST_WINDOW as f64, |rate| rate * AHEAD * self.part);
         self.window = (window as u64).clamp(self.least_window(), MOST_WINDOW);
     }
 
