@@ -24,7 +24,8 @@ const CHUNK_BYTES: usize = 4 << 20;
 /// What one queued message costs beyond its bytes, so that many small ones are bounded too.
 const OVERHEAD: usize = 128;
 
-/// Bytes handed to TLS at once; control messages that come later wait for these, and for what the socket has.
+/// Bytes handed to TLS at once, but for the rest of the last chunk; control messages that come later wait for these, and for
+/// what the socket has.
 pub(crate) const BATCH_BYTES: usize = 32 << 10;
 
 /// Frames handed to TLS at once.

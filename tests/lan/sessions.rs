@@ -110,7 +110,7 @@ fn node_that_lost_its_session_gets_another_before_the_old_one_is_given_up() {
 }
 
 #[test]
-fn node_that_keeps_no_records_for_others_is_not_dialled_by_their_dht() {
+fn node_that_keeps_no_records_for_others_tells_no_dht_port() {
     if !machine_can() {
         return;
     }

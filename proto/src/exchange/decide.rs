@@ -280,12 +280,12 @@ impl Exchange {
                 let claimed = peers.values().any(at_it);
                 claimed || (bounded && roster.is_started(group, now))
             };
-            let at_it = |group: u32| {
-                let at_it = peers.iter().filter(|(_, peer)| peer.claims.contains_key(&group));
-                at_it.map(|(id, _)| *id).collect()
+            let claimants = |group: u32| {
+                let claim = peers.iter().filter(|(_, peer)| peer.claims.contains_key(&group));
+                claim.map(|(id, _)| *id).collect()
             };
             // Who does not hear of everyone cannot know what nobody has started on.
-            let Some(group) = self.share.start_group(wanted, all, taken, at_it, !bounded) else {
+            let Some(group) = self.share.start_group(wanted, all, taken, claimants, !bounded) else {
                 self.nothing_to_start = true;
                 return None;
             };

@@ -352,6 +352,7 @@ impl Peer {
         }
     }
 
+    /// The part counts twice: there are more peers to ask, and less is to be ahead of all of them together.
     fn set_window(&mut self) {
         let window = self.part * self.rate.map_or(FIRST_WINDOW as f64, |rate| rate * AHEAD * self.part);
         self.window = (window as u64).clamp(self.least_window(), MOST_WINDOW);

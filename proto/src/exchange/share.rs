@@ -144,15 +144,15 @@ impl Share {
     }
 
     /// Chooses the next group and starts on it. `wanted` lists what is to be fetched of a group, `all` the groups of
-    /// which something is, in ascending order; `taken` says whether another node is at it, and `at_it` who started on it,
-    /// which need not keep this one from it. Groups of others come into question only with `steals`. `None`: there is nothing
-    /// to start now.
+    /// which something is, in ascending order; `taken` says whether another node is at it, and `claimants` who started on
+    /// it, which need not keep this one from it. Groups of others come into question only with `steals`. `None`: there is
+    /// nothing to start now.
     pub(super) fn start_group(
         &mut self,
         wanted: impl Fn(u32) -> Vec<Position>,
         all: impl Fn() -> Vec<u32>,
         taken: impl Fn(u32) -> bool,
-        at_it: impl Fn(u32) -> Vec<NodeId>,
+        claimants: impl Fn(u32) -> Vec<NodeId>,
         steals: bool,
     ) -> Option<u32> {
         while self.ahead > 0 {
@@ -166,7 +166,7 @@ impl Share {
             if !positions.is_empty() && (alone || !taken(group)) {
                 // Who was elected before this node, and is out of the election for being slow, may be at it all the same: from
                 // the beginning.
-                if at_it(group).iter().any(|node| self.election.score(node, group) > self.own_score(group)) {
+                if claimants(group).iter().any(|node| self.election.score(node, group) > self.own_score(group)) {
                     positions.reverse();
                 }
                 return Some(self.start(group, positions));
@@ -199,7 +199,7 @@ impl Share {
             Some(Owner::Node(node)) => self.election.score(&node, group),
             _ => u64::MAX,
         };
-        if !at_it(group).iter().any(|node| self.election.score(node, group) < owner) {
+        if !claimants(group).iter().any(|node| self.election.score(node, group) < owner) {
             positions.reverse();
         }
         Some(self.start(group, positions))

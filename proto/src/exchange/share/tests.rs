@@ -18,7 +18,7 @@ fn share(me: u8, nodes: u8, groups: u32) -> Share {
     share
 }
 
-/// Nobody started on a group of which anybody would have to know.
+/// Nobody else started on any group.
 const BY_NOBODY: fn(u32) -> Vec<NodeId> = |_| Vec::new();
 
 /// What is wanted of groups of which nothing is there: all their positions.
