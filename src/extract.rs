@@ -172,9 +172,8 @@ pub async fn run(
         origins: stores.remote,
         wanted,
         sink: workers.sink(),
-        // Not for trees: an unpacker that keeps up takes the processor from passing chunks on, where all machines are short
-        // of it, and neighbours then ask for what is not at hand any more.
-        in_order: config.stdout,
+        // Who follows the front has little left to do when the last chunk comes.
+        in_order: config.stdout || config.tree.is_some(),
     };
 
     let follower = match &config.tree {
