@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::peer::Peer;
+use super::peer::{Patience, Peer};
 use super::picks;
 use super::{Exchange, GiveUp, Output};
 use crate::bits::Bits;
@@ -16,8 +16,11 @@ use crate::{Message, NodeId, Position, Time};
 const SETTLE: [Duration; 2] = [Duration::from_millis(80), Duration::from_millis(300)];
 /// Between two looks at what is late.
 pub(super) const LOOK: Duration = Duration::from_millis(50);
-/// A group that another started on so long ago, and longer ago than a group takes here, is taken over by who is idle.
+/// Who is idle takes a group over from another that started on it so long ago, and several times as long ago as a group
+/// takes here; sooner from one that is so many times slower than others are.
 const SLACK: Duration = Duration::from_millis(1500);
+const SHORT_SLACK: Duration = Duration::from_millis(400);
+const FAR_SLOWER: f64 = 3.0;
 /// A neighbour that just came is waited for this long before the origin is asked.
 const NEWCOMER: Duration = Duration::from_millis(1500);
 /// Newcomers are waited for this long in all: some might come and go for ever.
@@ -273,10 +276,13 @@ impl Exchange {
             let peers = &self.peers;
             // Who has nothing else to do takes over from who is far slower, although that one still gets on.
             let own = origin.time_for(u64::from(GROUP) * self.estimate(missing.min().unwrap_or(0)));
-            let slack = if origin.idle() { SLACK.max(own * 6) } else { Time::MAX };
+            let patience = match origin.idle() {
+                true => Patience { most: SLACK.max(own * 6), least: SHORT_SLACK, slow: FAR_SLOWER * self.usual_pace() },
+                false => Patience { most: Time::MAX, least: Time::MAX, slow: f64::MAX },
+            };
             let (roster, bounded) = (&self.roster, self.bounded);
             let taken = |group: u32| {
-                let at_it = |peer: &Peer| peer.is_at(group, slack, now) && peer.member() && !peer.claims_late(now);
+                let at_it = |peer: &Peer| peer.is_at(group, patience, now) && peer.member() && !peer.claims_late(now);
                 let claimed = peers.values().any(at_it);
                 claimed || (bounded && roster.is_started(group, now))
             };
@@ -299,6 +305,14 @@ impl Exchange {
                 }
             }
         }
+    }
+
+    /// Seconds that half of the peers need for a position of what they claim, or less; very many, where it is not known.
+    fn usual_pace(&self) -> f64 {
+        let mut paces: Vec<f64> = self.peers.values().filter(|peer| peer.near).filter_map(Peer::claim_pace).collect();
+        paces.sort_unstable_by(f64::total_cmp);
+        // Of two nobody can say which of them is usual.
+        if paces.len() < 3 { f64::MAX } else { paces[paces.len() / 2] }
     }
 
     fn for_origin(&self, position: Position) -> bool {

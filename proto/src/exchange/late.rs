@@ -8,6 +8,9 @@ use crate::{NodeId, Position, Time};
 
 /// What the origin has not answered after this is asked of a neighbour, if one has it meanwhile.
 const ORIGIN_LATE: Duration = Duration::from_millis(1000);
+/// Seconds that what a peer owes may take at the end, when everything is asked for, before others are asked for it, too, who
+/// would come to it in half the time.
+const LONG_WAIT: f64 = 0.1;
 /// Between two looks at everything that is missing, while there is nothing to ask of the origin.
 const LOOK_AGAIN: Duration = Duration::from_millis(500);
 
@@ -44,26 +47,34 @@ impl Exchange {
         }
     }
 
-    /// Asks a second holder for what the first is late with. The first answer wins.
+    /// Asks a second holder for what the first is late with, and at the end for what it would come to much later. The first
+    /// answer wins.
     fn ask_late_elsewhere(&mut self, now: Time) {
         let hurry = self.missing.is_empty();
         let mut late = Vec::new();
+        let mut sooner = Vec::new();
         for peer in self.peers.values() {
             let stalled = peer.stalled(now);
             let allowed = if hurry { peer.late_after() } else { peer.late_after() * 2 };
+            let wait = peer.wait_for(0);
             for (position, (asked_at, _)) in &peer.outstanding {
-                if (stalled || now.saturating_sub(*asked_at) > allowed)
-                    && self.asked.get(position).is_some_and(|asked| asked.peers.len() == 1 && asked.origin.is_none())
-                {
+                if self.asked.get(position).is_none_or(|asked| asked.peers.len() != 1 || asked.origin.is_some()) {
+                    continue;
+                }
+                if stalled || now.saturating_sub(*asked_at) > allowed {
                     late.push(*position);
+                } else if hurry && wait > LONG_WAIT {
+                    sooner.push((*position, wait));
                 }
             }
         }
         late.extend(self.asked.iter().filter(|(_, asked)| asked.origin_late(now)).map(|(position, _)| *position));
         let mut asks: BTreeMap<NodeId, Vec<Position>> = BTreeMap::new();
-        for position in late {
+        for (position, wait) in late.into_iter().map(|position| (position, f64::MAX)).chain(sooner) {
             let already = self.asked.get(&position).map(|asked| asked.peers.clone()).unwrap_or_default();
-            if let Some(peer) = self.best_holder(position, &already, now) {
+            let bytes = self.estimate(position);
+            let in_time = |id: &NodeId| self.peers.get(id).is_some_and(|peer| peer.wait_for(bytes) < wait / 2.0);
+            if let Some(peer) = self.best_holder(position, &already, now).filter(in_time) {
                 self.stats.late += 1;
                 self.ask(position, peer, now);
                 asks.entry(peer).or_default().push(position);

@@ -117,6 +117,15 @@ pub(super) struct Peer {
     busy_first: Option<Time>,
 }
 
+/// How long a peer is left alone with a group: until it has had it for `most` and needs as much again for what it claims;
+/// or, if it needs more than `slow` seconds for a position, has had it for `least` and needs as much again.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Patience {
+    pub(super) most: Duration,
+    pub(super) least: Duration,
+    pub(super) slow: f64,
+}
+
 impl Peer {
     /// `count` are the positions of the index.
     pub(super) fn new(near: bool, count: u32, now: Time) -> Self {
@@ -213,17 +222,26 @@ impl Peer {
         }
     }
 
-    /// Whether it is at a group, and will be done with what it claims before `patience` is over, at its pace so far.
-    pub(super) fn is_at(&self, group: u32, patience: Duration, now: Time) -> bool {
+    /// Whether it is at a group, as far as so much patience goes.
+    pub(super) fn is_at(&self, group: u32, patience: Patience, now: Time) -> bool {
         let Some(since) = self.claims.get(&group) else { return false };
-        if now.saturating_sub(*since) < patience {
+        let age = now.saturating_sub(*since);
+        if age < patience.least.min(patience.most) {
             return true;
         }
         let left =
             self.claims.keys().map(|group| GROUP - self.holdings.count_range(group * GROUP, (group + 1) * GROUP));
         let waited = now.saturating_sub(self.claim_progress_at).as_secs_f64();
-        f64::from(left.sum::<u32>()) * self.claim_gap + waited * self.claim_news
-            < patience.as_secs_f64() * self.claim_news
+        let pace = self.claim_pace();
+        let needs = pace.map(|pace| f64::from(left.sum::<u32>()) * pace + waited);
+        let slow = pace.is_some_and(|pace| pace > patience.slow);
+        let patience = if slow { patience.least } else { patience.most };
+        age < patience || needs.is_some_and(|needs| needs < patience.as_secs_f64())
+    }
+
+    /// Seconds between two positions of what it claims, on average; `None` before the first.
+    pub(super) fn claim_pace(&self) -> Option<f64> {
+        (self.claim_news > 0.0).then(|| self.claim_gap / self.claim_news)
     }
 
     /// Notes a request.

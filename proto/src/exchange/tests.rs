@@ -183,6 +183,22 @@ fn a_late_request_goes_to_another_holder_once_and_the_first_answer_cancels_the_o
 }
 
 #[test]
+fn at_the_end_what_one_would_come_to_much_later_is_asked_of_another_too_and_not_before_the_end() {
+    for (count, at_the_end) in [(4, true), (5, false)] {
+        let config = Config { origin: false, ..Config::default() };
+        let mut world = World::new(count, vec![Some(set(0..4)), Some(set([]))], config);
+        assert_eq!(asked_of(&mut world, 0), [0, 1, 2, 3]);
+        world.wait(ms(200));
+        world.answer(0, 0);
+        world.drain();
+        world.exchange.have_more(node(1), &(1..4).collect(), world.now);
+        world.wait(ms(50));
+        assert_eq!(world.owed(0), [1, 2, 3]);
+        assert_eq!(world.owed(1), if at_the_end { vec![1, 2, 3] } else { vec![] }, "of {count}");
+    }
+}
+
+#[test]
 fn postponed_positions_are_asked_of_nobody_until_they_are_wanted() {
     let mut world = World::of(32, &[&[1, 2]]);
     world.exchange.postpone(&set(0..32));

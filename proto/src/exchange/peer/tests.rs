@@ -169,6 +169,24 @@ fn claims_are_late_after_a_second_or_eight_of_the_peers_gaps_and_progress_elsewh
 }
 
 #[test]
+fn who_is_far_slower_than_others_is_left_alone_with_a_group_for_less_long() {
+    let patience = |slow| Patience { most: ms(6000), least: ms(400), slow };
+    let mut peer = new_peer();
+    peer.claim(0, ms(0));
+    peer.claim(1, ms(900));
+    assert!(peer.is_at(0, patience(0.1), ms(5999)) && !peer.is_at(0, patience(0.1), ms(6000)), "of unknown pace");
+    progress(&mut peer, 0..1, ms(1000));
+    let at = |group, slow, now| peer.is_at(group, patience(slow), ms(now));
+    assert!(!at(0, 0.5, 1000), "a second for a position");
+    assert!(at(1, 0.5, 1000), "claimed just now");
+    assert!(at(0, 2.0, 1000) && at(0, 2.0, 5999) && !at(0, 2.0, 6000), "others need half of that");
+    let mut peer = new_peer();
+    peer.claim(0, ms(0));
+    progress(&mut peer, 0..15, ms(1600));
+    assert!(peer.is_at(0, patience(0.0), ms(1700)), "slow, but nearly done");
+}
+
+#[test]
 fn a_claim_keeps_its_age_however_often_it_is_repeated_and_claims_beyond_measure_are_not_noted() {
     let mut peer = new_peer();
     for now in 0..10 {
