@@ -11,8 +11,9 @@ use super::BrowseError;
 use crate::format::digest::Digest;
 use crate::tree::content::Content;
 
-/// How many files are one batch: so many are open for each thread, twice.
-const BATCH: usize = 32;
+/// Files that are open at a time: those of the batches that are digested, of as many that wait, and of the one that grows.
+/// The more files are one batch, the fewer are too long to be digested together with the others.
+const OPEN: usize = 512;
 /// Bytes of the batches that are in memory at a time, of all threads, about.
 const MEMORY: u64 = 48 << 20;
 /// Files of at most this length may be handed over in memory, and so many bytes of them are one batch.
@@ -21,7 +22,7 @@ const BATCH_IN_MEMORY: u64 = 4 << 20;
 /// Of longer files, so much is read at a time.
 const PART: usize = 1 << 20;
 
-/// More threads would have more files open than a process may.
+/// More threads would have too few files in a batch.
 const MOST_THREADS: usize = 8;
 
 /// The content of a file, wherever it is.
@@ -36,6 +37,8 @@ pub(super) enum Source {
 pub(super) struct Sums<T> {
     to_workers: SyncSender<Job>,
     threads: usize,
+    /// So many files are one batch.
+    files: usize,
     /// Files of at most this length are digested several at once.
     small: u64,
     digest: Digest,
@@ -76,8 +79,9 @@ impl<T> Sums<T> {
             let jobs = jobs.clone();
             std::thread::Builder::new().spawn_scoped(scope, move || work(&jobs, small)).map_err(BrowseError::Thread)?;
         }
+        let files = OPEN / (2 * threads + 1);
         let (digest, batch, waiting) = (Digest::default(), Vec::new(), VecDeque::new());
-        Ok(Self { to_workers, threads, small, digest, batch, bytes: 0, here: 0, waiting })
+        Ok(Self { to_workers, threads, files, small, digest, batch, bytes: 0, here: 0, waiting })
     }
 
     /// The next file, or something that has no digest. What has got its digest meanwhile goes to `done`, in order.
@@ -95,7 +99,7 @@ impl<T> Sums<T> {
             None => {}
         }
         self.batch.push((what, source));
-        if self.batch.len() >= BATCH || self.bytes >= 2 * self.small || self.here >= BATCH_IN_MEMORY {
+        if self.batch.len() >= self.files || self.bytes >= 2 * self.small || self.here >= BATCH_IN_MEMORY {
             self.send();
             self.take(2 * self.threads, done)?;
         }
