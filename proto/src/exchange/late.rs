@@ -51,8 +51,8 @@ impl Exchange {
     /// answer wins.
     fn ask_late_elsewhere(&mut self, now: Time) {
         let hurry = self.missing.is_empty();
-        let mut late = Vec::new();
-        let mut sooner = Vec::new();
+        // Each with the seconds in half of which another would have to come to it.
+        let mut late: Vec<(Position, f64)> = Vec::new();
         for peer in self.peers.values() {
             let stalled = peer.stalled(now);
             let allowed = if hurry { peer.late_after() } else { peer.late_after() * 2 };
@@ -62,15 +62,16 @@ impl Exchange {
                     continue;
                 }
                 if stalled || now.saturating_sub(*asked_at) > allowed {
-                    late.push(*position);
+                    late.push((*position, f64::INFINITY));
                 } else if hurry && wait > LONG_WAIT {
-                    sooner.push((*position, wait));
+                    late.push((*position, wait));
                 }
             }
         }
-        late.extend(self.asked.iter().filter(|(_, asked)| asked.origin_late(now)).map(|(position, _)| *position));
+        let of_origin = self.asked.iter().filter(|(_, asked)| asked.origin_late(now));
+        late.extend(of_origin.map(|(position, _)| (*position, f64::INFINITY)));
         let mut asks: BTreeMap<NodeId, Vec<Position>> = BTreeMap::new();
-        for (position, wait) in late.into_iter().map(|position| (position, f64::MAX)).chain(sooner) {
+        for (position, wait) in late {
             let already = self.asked.get(&position).map(|asked| asked.peers.clone()).unwrap_or_default();
             let bytes = self.estimate(position);
             let in_time = |id: &NodeId| self.peers.get(id).is_some_and(|peer| peer.wait_for(bytes) < wait / 2.0);
